@@ -1,0 +1,70 @@
+"""Contracts of the model families. A model is plain torch: no ids, device, optimiser or metric in it.
+
+Letters   B rows, F slots, D embedding width, N dense columns.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recsys.embedding.embedded import Embedded
+
+
+class CTRModel(nn.Module):
+    """A click model: `forward(Embedded) -> logit [B]`, float32 and never squashed.
+
+    A subclass takes `num_fields`, `embed_dim` and `num_dense`, which the schema dictates, and its own
+    keyword-only hyperparameters, which its YAML file lists with the same names and defaults.
+    """
+
+    needs_linear: ClassVar[bool] = False
+    """True when `forward` reads `Embedded.linear` (LR, FM, DeepFM and their kin)."""
+
+    def __init__(self, num_fields: int, embed_dim: int, num_dense: int) -> None:
+        super().__init__()
+        if num_fields < 1 and num_dense < 1:
+            raise ValueError(
+                "the model has neither fields nor dense columns to read; the schema must keep at "
+                "least one input column."
+            )
+        self.num_fields = num_fields
+        self.embed_dim = embed_dim
+        self.num_dense = num_dense
+
+    def forward(self, embedded: Embedded) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward")  # pragma: no cover
+
+    def regularization(self) -> Tensor:
+        """Extra loss of the model itself, scalar; zero unless the paper has one."""
+        return torch.zeros(())
+
+    def explain(self, embedded: Embedded) -> dict[str, Tensor]:
+        """Named tensors that plots show: attention [B, L, H, F, F], gates [B, F], ..."""
+        return {}
+
+    def rows_are_independent(self) -> bool:
+        """True when row i's logit in training mode does not depend on the other rows.
+
+        Such a model may be trained in blocks of rows that stay in the processor's cache; batch
+        normalisation is what breaks it.
+        """
+        return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
+
+    def check_input(self, embedded: Embedded) -> None:
+        """Raise when the batch does not have the sizes the model was built for."""
+        fields, dense = tuple(embedded.fields.shape[1:]), embedded.dense.shape[1]
+        if fields != (self.num_fields, self.embed_dim) or dense != self.num_dense:
+            raise ValueError(
+                f"{type(self).__name__} was built for fields [B, {self.num_fields}, "
+                f"{self.embed_dim}] and dense [B, {self.num_dense}], got fields "
+                f"{list(embedded.fields.shape)} and dense {list(embedded.dense.shape)}. Build the "
+                "model from the schema of this data."
+            )
+        if self.needs_linear and embedded.linear is None:
+            raise ValueError(
+                f"{type(self).__name__} needs first-order weights, but Embedded.linear is None; "
+                "build the embedding with linear=True."
+            )
