@@ -44,7 +44,7 @@ class Batch:
         label   [B] or [B, K] float32; NaN marks a label that is missing for that row
         weight  [B]          float32, or None
         group   [B]          int64, or None
-        row     [B]          int64 position of each row in its store (provenance for errors), or None
+        row     [B]          int64 position of each row in its store, for error messages, or None
     """
 
     ids: Tensor

@@ -23,7 +23,7 @@ from recsys.errors import SchemaError, did_you_mean
 
 # The three things a code can be that is not a token. They are the same for every field and file.
 PADDING = 0
-"""A position that holds nothing: the tail of a short history. Its vector is zero and never trained."""
+"""A position that holds nothing: the tail of a short history. Its vector is always zero."""
 MISSING = 1
 """The row has no value (null) in this field."""
 UNSEEN = 2
@@ -174,12 +174,12 @@ class Schema:
 
     @property
     def coded(self) -> tuple[Field, ...]:
-        """Single-valued fields that reach the models as codes: the columns of `Batch.ids` [B, F]."""
+        """Single-valued fields that reach the models as codes: the columns of `Batch.ids`."""
         return tuple(f for f in self.fields if f.is_coded and not f.is_ragged)
 
     @property
     def dense(self) -> tuple[Field, ...]:
-        """Numeric fields that reach the models as numbers: the columns of `Batch.dense` [B, N]."""
+        """Numeric fields that reach the models as numbers: the columns of `Batch.dense`."""
         return tuple(f for f in self.fields if not f.is_coded)
 
     @property
