@@ -1,4 +1,4 @@
-"""Errors shown to users. Each message says what is wrong with its value, what is allowed, what to do."""
+"""Errors shown to users: what is wrong with its value, what is allowed, what to do."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Contracts of the model families. A model is plain torch: no ids, device, optimiser or metric in it.
+"""Contracts of the model families. A model is plain torch: no id, optimiser or metric in it.
 
 Letters   B rows, F slots, D embedding width, N dense columns.
 """
@@ -16,8 +16,8 @@ from recsys.embedding.embedded import Embedded
 class CTRModel(nn.Module):
     """A click model: `forward(Embedded) -> logit [B]`, float32 and never squashed.
 
-    A subclass takes `num_fields`, `embed_dim` and `num_dense`, which the schema dictates, and its own
-    keyword-only hyperparameters, which its YAML file lists with the same names and defaults.
+    A subclass takes `num_fields`, `embed_dim` and `num_dense`, which the schema dictates, and its
+    own keyword-only hyperparameters, which its YAML file lists with the same names and defaults.
     """
 
     needs_linear: ClassVar[bool] = False
