@@ -5,8 +5,6 @@ Letters   B rows, F slots, D embedding width, N dense columns.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +18,9 @@ class CTRModel(nn.Module):
     own keyword-only hyperparameters, which its YAML file lists with the same names and defaults.
     """
 
-    needs_linear: ClassVar[bool] = False
-    """True when `forward` reads `Embedded.linear` (LR, FM, DeepFM and their kin)."""
+    needs_linear: bool = False
+    """True when `forward` reads `Embedded.linear` (LR, FM, DeepFM and their kin). A model sets it
+    in its constructor, since it may depend on a hyperparameter."""
 
     def __init__(self, num_fields: int, embed_dim: int, num_dense: int) -> None:
         super().__init__()
