@@ -1,0 +1,346 @@
+"""EmbeddingLookup: the one place where ids become vectors.
+
+Letters   B rows, F slots, D embedding width, N dense columns, T history length, W storage width
+          (D, plus one column for first-order weights when the model wants them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recsys.data.batch import Batch, Ragged
+from recsys.data.schema import NUM_RESERVED, Field, Kind, Schema
+from recsys.embedding.embedded import Embedded, History
+from recsys.embedding.layout import Layout, lookups_by_size, table_specs
+from recsys.embedding.storage import Storage
+from recsys.errors import ConfigError, SchemaError, did_you_mean
+
+NUMERICS = ("vector", "dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions:
+    """What `configs/embedding/*.yaml` holds."""
+
+    layout: str = "full"
+    """One of `recsys.embedding.layout.LAYOUTS`."""
+    dim: int = 16
+    """Width of a vector; under `unified`, of one lookup."""
+    ratio: float = 1.0
+    """Bytes of the tables as a share of the full layout's at the same `dim`."""
+    lookups: int | dict[str, int] = 1
+    """Unified: lookups per field, or the most that the largest vocabulary gets."""
+    numeric: str = "vector"
+    """Numbers become `vector` (x times a learned vector, a slot of its own) or stay `dense`."""
+    init_std: float = 0.01
+    """Deviation of the normal initialisation."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ConfigError(f"embedding.dim={self.dim}; it must be at least 1.")
+        if self.numeric not in NUMERICS:
+            raise ConfigError(
+                f'embedding.numeric="{self.numeric}" does not exist.'
+                f"{did_you_mean(self.numeric, NUMERICS)}"
+            )
+
+    def build_layout(self, schema: Schema) -> Layout:
+        """Choose the rows of every table."""
+        lookups = self.lookups
+        if isinstance(lookups, int):
+            lookups = lookups_by_size(schema, lookups) if lookups > 1 else {}
+        return Layout.build(self.layout, table_specs(schema, dict(lookups)), self.ratio)
+
+
+class EmbeddingLookup(nn.Module):
+    """`Batch -> Embedded`: owns every table, and nothing else knows where a vector lies.
+
+    Args:
+        schema: Fitted schema.
+        options: Layout, width and initialisation.
+        make_storage: `(num_rows, width) -> Storage`; the optimiser decides which.
+        linear: Add a first-order weight per slot (`Embedded.linear`).
+        pool_histories: True gives each history one mean-pooled slot in `fields`; False leaves the
+            sequence in `Embedded.history` beside its `target`.
+
+    Raises:
+        ConfigError: the options do not fit the schema.
+        SchemaError: a code is outside its table.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        options: EmbeddingOptions,
+        make_storage: Callable[[int, int], Storage],
+        *,
+        linear: bool = False,
+        pool_histories: bool = True,
+    ) -> None:
+        super().__init__()
+        self.schema = schema
+        self.options = options
+        self.embed_dim = options.dim
+        self.linear = linear
+        self.pool_histories = pool_histories
+        self.layout = options.build_layout(schema)
+        width = options.dim + int(linear)
+        self.storage = make_storage(self.layout.num_rows, width)
+        self.storage.initialize(options.init_std)
+
+        self._coded = [field.name for field in schema.coded]
+        self._bagged = [f for f in schema.ragged if f.kind is Kind.MULTIVALUED or pool_histories]
+        self._padded = [f for f in schema.ragged if f not in self._bagged]
+        for field in self._padded:
+            if field.shares is None:
+                raise SchemaError(
+                    f'history "{field.name}" has no target field; set data.fields.{field.name}.'
+                    "shares to the categorical field it is a history of."
+                )
+        vectors = len(schema.dense) if options.numeric == "vector" else 0
+        self.numeric = nn.Parameter(torch.randn(vectors, width) * options.init_std)
+        self.num_dense = len(schema.dense) - vectors
+        self.slots, order = self._order_slots()
+        self._order: Tensor | None
+        self.register_buffer(
+            "_order",
+            None if order == list(range(len(order))) else torch.tensor(order),
+            persistent=False,
+        )
+        sizes = [schema[name].size or 0 for name in self._coded]
+        self._sizes: Tensor
+        self.register_buffer("_sizes", torch.tensor(sizes), persistent=False)
+
+    @property
+    def num_fields(self) -> int:
+        """F, the number of slots."""
+        return len(self.slots)
+
+    def _table(self, field: Field) -> str:
+        return field.shares or field.name
+
+    def _order_slots(self) -> tuple[list[str], list[int]]:
+        """Names of the slots in schema order, and where each stands in [coded | bags | numeric]."""
+        singles = [(n, k) for n in self._coded for k in range(self.layout.table(n).lookups)]
+        bags = [
+            (f.name, k)
+            for f in self._bagged
+            for k in range(self.layout.table(self._table(f)).lookups)
+        ]
+        numbers = [(f.name, 0) for f in self.schema.dense] if self.numeric.shape[0] else []
+        found = [*singles, *bags, *numbers]
+        names = list(self.schema.names)
+        order = sorted(range(len(found)), key=lambda i: (names.index(found[i][0]), found[i][1]))
+        several = {name for name, k in found if k > 0}
+        slots = [f"{n}.{k}" if n in several else n for n, k in (found[i] for i in order)]
+        return slots, order
+
+    def forward(self, batch: Batch) -> Embedded:
+        """Look every id of the batch up, in one call of the storage.
+
+        Shape:
+            batch.ids  [B, F coded]
+            return     Embedded with fields [B, F, D], dense [B, N], linear [B, F] or None
+        """
+        num_rows = len(batch)
+        self._check_codes(batch.ids)
+        rows = self.layout.rows(batch.ids, self._coded) if self._coded else batch.ids.long()
+        num_singles = rows.shape[1]
+        parts = [rows.reshape(-1)]
+        masks = {}
+        for field in self._padded:
+            codes, mask = pad(batch.ragged[field.name])
+            masks[field.name] = mask
+            table = self._table(field)
+            parts += [
+                self.layout.rows_of(codes, table, k).reshape(-1)
+                for k in range(self.layout.table(table).lookups)
+            ]
+        bags = self._bags(batch)
+        flat, sums = self.storage(
+            torch.cat(parts) if len(parts) > 1 else parts[0],
+            *(bags or (None, None)),
+            padded=bool(self._padded),
+        )
+        width = flat.shape[1]
+        pieces = flat.split([part.numel() for part in parts])
+        slots = [pieces[0].view(num_rows, num_singles, width)]
+        if sums is not None:
+            slots.append(self._mean(sums, batch))
+        dense = batch.dense
+        if self.numeric.shape[0]:
+            slots.append(dense.unsqueeze(-1) * self.numeric)
+            dense = dense[:, :0]
+        vectors = torch.cat(slots, dim=1) if len(slots) > 1 else slots[0]
+        if self._order is not None:
+            vectors = vectors.index_select(1, self._order)
+        embedded = Embedded(
+            fields=vectors[..., : self.embed_dim] if self.linear else vectors,
+            dense=dense,
+            linear=vectors[..., self.embed_dim] if self.linear else None,
+        )
+        if self._padded:
+            self._add_histories(embedded, pieces, masks)
+        return embedded
+
+    def _bags(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Rows and offsets of all pooled lists, lookup by lookup, field by field."""
+        rows, offsets, total = [], [], 0
+        for field in self._bagged:
+            ragged, table = batch.ragged[field.name], self._table(field)
+            for k in range(self.layout.table(table).lookups):
+                rows.append(self.layout.rows_of(ragged.values, table, k))
+                offsets.append(ragged.offsets[:-1] + total)
+                total += ragged.values.shape[0]
+        if not rows:
+            return None
+        end = torch.full((1,), total, dtype=torch.int64, device=rows[0].device)
+        return torch.cat(rows), torch.cat([*offsets, end])
+
+    def _mean(self, sums: Tensor, batch: Batch) -> Tensor:
+        """Bag sums [bags * B, W] to means [B, bags, W]; an empty list is a zero vector."""
+        lengths = []
+        for field in self._bagged:
+            counts = batch.ragged[field.name].lengths.clamp(min=1)
+            lengths += [counts] * self.layout.table(self._table(field)).lookups
+        by_bag = sums.view(len(lengths), len(batch), -1)
+        means = by_bag / torch.stack(lengths).unsqueeze(-1)
+        return means.transpose(0, 1)
+
+    def _add_histories(
+        self, embedded: Embedded, pieces: tuple[Tensor, ...], masks: dict[str, Tensor]
+    ) -> None:
+        """Fill `history` and `target`; the lookups of a field stand side by side."""
+        taken = 1
+        for field in self._padded:
+            table, mask = self._table(field), masks[field.name]
+            lookups = self.layout.table(table).lookups
+            parts = [
+                p.view(*mask.shape, -1)[..., : self.embed_dim]
+                for p in pieces[taken : taken + lookups]
+            ]
+            taken += lookups
+            embedded.history[field.name] = History(torch.cat(parts, dim=-1), mask)
+            slots = [table] if lookups == 1 else [f"{table}.{k}" for k in range(lookups)]
+            target = [embedded.fields[:, self.slots.index(slot)] for slot in slots]
+            embedded.target[field.name] = torch.cat(target, dim=-1)
+
+    def _check_codes(self, ids: Tensor) -> None:
+        """Range-check on a CPU, where it is free; on a GPU ids are trusted, since a check would
+        wait for the device (they are checked when data is prepared)."""
+        if ids.is_cuda or not ids.numel():
+            return
+        highest, lowest = ids.amax(0), ids.amin(0)
+        bad = ((highest >= self._sizes) | (lowest < 0)).nonzero()
+        if bad.numel():
+            column = int(bad[0])
+            field = self.schema[self._coded[column]]
+            code = (
+                int(highest[column])
+                if highest[column] >= self._sizes[column]
+                else int(lowest[column])
+            )
+            raise SchemaError(
+                f'field "{field.name}" has id {code} but its table holds {field.size} rows; ids '
+                f"must be in [0, {field.size}). The data was encoded with another pipeline: "
+                "prepare it again with data.rebuild=true."
+            )
+
+    @torch.no_grad()
+    def field_vectors(self, name: str) -> Tensor:
+        """Vectors of all tokens of a field in code order, reserved codes left out.
+
+        Shape:
+            return [size - 3, D * lookups]
+        """
+        field = self.schema[name]
+        table = self.layout.table(self._table(field))
+        codes = torch.arange(NUM_RESERVED, table.size)
+        weights = self.storage.table()
+        return torch.cat(
+            [
+                weights[self.layout.rows_of(codes, table.name, k)][:, : self.embed_dim]
+                for k in range(table.lookups)
+            ],
+            dim=1,
+        )
+
+    def tables_state(self) -> dict[str, Tensor]:
+        """Weights and fused optimiser state by TABLE name, so that a checkpoint outlives its layout
+        in memory: `<table>.weight` and `<table>.<state>`. Views, not copies.
+
+        Layouts that share rows between fields have one table named after the layout.
+        """
+        tensors = {"weight": self.storage.table(), **self.storage.optimizer_state()}
+        if self.layout.name in ("multiplexed", "unified"):
+            return {f"{self.layout.name}.{key}": value for key, value in tensors.items()}
+        state = {}
+        for table, start, span in zip(
+            self.layout.tables, self.layout.starts, self.layout.spans, strict=True
+        ):
+            for key, value in tensors.items():
+                state[f"{table.name}.{key}"] = value[start : start + span]
+        return state
+
+    @torch.no_grad()
+    def load_tables_state(self, state: dict[str, Tensor]) -> None:
+        """Copy tables saved by `tables_state` in; names and shapes must agree.
+
+        Raises:
+            KeyError: a table is missing or unexpected.
+            ValueError: a table has other rows or another width.
+        """
+        mine = self.tables_state()
+        if mine.keys() != state.keys():
+            missing = sorted(mine.keys() - state.keys())
+            extra = sorted(state.keys() - mine.keys())
+            raise KeyError(f"embedding tables differ: missing {missing}, unexpected {extra}")
+        for name, tensor in mine.items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(
+                    f"embedding table {name} is {list(state[name].shape)} in the checkpoint and "
+                    f"{list(tensor.shape)} here"
+                )
+            tensor.copy_(state[name])
+
+    def memory(self, optimizer_floats: float = 0.0) -> dict[str, int]:
+        """Bytes of weights, optimiser state, and the copy that serves.
+
+        Args:
+            optimizer_floats: State that an optimiser outside the storage keeps per weight.
+        """
+        table = self.storage.table()
+        fused = sum(t.numel() * t.element_size() for t in self.storage.optimizer_state().values())
+        weights = table.numel() * table.element_size()
+        return {
+            "weights": weights,
+            "optimizer": fused + int(weights * optimizer_floats),
+            "serving": weights,
+        }
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """Parameters outside the tables."""
+        return [self.numeric] if self.numeric.numel() else []
+
+
+def pad(ragged: Ragged) -> tuple[Tensor, Tensor]:
+    """Right-pad lists with code 0.
+
+    Shape:
+        return codes [B, T] and mask [B, T] bool, T = the longest list, at least 1
+
+    Example:
+        >>> codes, mask = pad(Ragged(torch.tensor([3, 7, 4]), torch.tensor([0, 2, 2, 3])))
+        >>> codes.tolist()
+        [[3, 7], [0, 0], [4, 0]]
+    """
+    lengths = ragged.lengths
+    longest = max(1, int(lengths.max()) if lengths.numel() else 1)
+    mask = torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
+    codes = ragged.values.new_zeros(mask.shape)
+    codes[mask] = ragged.values
+    return codes, mask
