@@ -56,6 +56,57 @@ class EmbeddingOptions:
         return Layout.build(self.layout, table_specs(schema, dict(lookups)), self.ratio)
 
 
+@dataclass(frozen=True)
+class SlotPlan:
+    """Which slots a schema gives, before any table exists: a model is sized by it."""
+
+    names: tuple[str, ...]
+    """Slots in schema order, `field` or `field.k` for the k-th lookup."""
+    order: tuple[int, ...]
+    """Where each slot stands in [coded | bags | numeric], the order in which vectors are made."""
+    coded: tuple[str, ...]
+    bagged: tuple[Field, ...]
+    """Lists that become one mean vector."""
+    padded: tuple[Field, ...]
+    """Histories that stay sequences."""
+    num_vectors: int
+    """Numeric columns with a vector of their own."""
+    num_dense: int
+
+    @property
+    def num_fields(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(
+        cls, schema: Schema, layout: Layout, numeric: str, pool_histories: bool = True
+    ) -> SlotPlan:
+        """Plan the slots of a fitted schema."""
+        coded = tuple(field.name for field in schema.coded)
+        bagged = tuple(f for f in schema.ragged if f.kind is Kind.MULTIVALUED or pool_histories)
+        padded = tuple(f for f in schema.ragged if f not in bagged)
+        for field in padded:
+            if field.shares is None:
+                raise SchemaError(
+                    f'history "{field.name}" has no target field; set data.fields.{field.name}.'
+                    "shares to the categorical field it is a history of."
+                )
+        vectors = len(schema.dense) if numeric == "vector" else 0
+        found = [(n, k) for n in coded for k in range(layout.table(n).lookups)]
+        found += [(f.name, k) for f in bagged for k in range(layout.table(table_of(f)).lookups)]
+        found += [(f.name, 0) for f in schema.dense[:vectors]]
+        rank = {name: i for i, name in enumerate(schema.names)}
+        order = sorted(range(len(found)), key=lambda i: (rank[found[i][0]], found[i][1]))
+        several = {name for name, k in found if k > 0}
+        names = tuple(f"{n}.{k}" if n in several else n for n, k in (found[i] for i in order))
+        return cls(names, tuple(order), coded, bagged, padded, vectors, len(schema.dense) - vectors)
+
+
+def table_of(field: Field) -> str:
+    """Name of the table that holds a field's vectors."""
+    return field.shares or field.name
+
+
 class EmbeddingLookup(nn.Module):
     """`Batch -> Embedded`: owns every table, and nothing else knows where a vector lies.
 
@@ -86,58 +137,21 @@ class EmbeddingLookup(nn.Module):
         self.options = options
         self.embed_dim = options.dim
         self.linear = linear
-        self.pool_histories = pool_histories
         self.layout = options.build_layout(schema)
         width = options.dim + int(linear)
         self.storage = make_storage(self.layout.num_rows, width)
         self.storage.initialize(options.init_std)
 
-        self._coded = [field.name for field in schema.coded]
-        self._bagged = [f for f in schema.ragged if f.kind is Kind.MULTIVALUED or pool_histories]
-        self._padded = [f for f in schema.ragged if f not in self._bagged]
-        for field in self._padded:
-            if field.shares is None:
-                raise SchemaError(
-                    f'history "{field.name}" has no target field; set data.fields.{field.name}.'
-                    "shares to the categorical field it is a history of."
-                )
-        vectors = len(schema.dense) if options.numeric == "vector" else 0
-        self.numeric = nn.Parameter(torch.randn(vectors, width) * options.init_std)
-        self.num_dense = len(schema.dense) - vectors
-        self.slots, order = self._order_slots()
+        self.plan = SlotPlan.of(schema, self.layout, options.numeric, pool_histories)
+        self.numeric = nn.Parameter(torch.randn(self.plan.num_vectors, width) * options.init_std)
         self._order: Tensor | None
+        in_order = self.plan.order == tuple(range(len(self.plan.order)))
         self.register_buffer(
-            "_order",
-            None if order == list(range(len(order))) else torch.tensor(order),
-            persistent=False,
+            "_order", None if in_order else torch.tensor(self.plan.order), persistent=False
         )
-        sizes = [schema[name].size or 0 for name in self._coded]
+        sizes = [field.size or 0 for field in schema.coded]
         self._sizes: Tensor
         self.register_buffer("_sizes", torch.tensor(sizes), persistent=False)
-
-    @property
-    def num_fields(self) -> int:
-        """F, the number of slots."""
-        return len(self.slots)
-
-    def _table(self, field: Field) -> str:
-        return field.shares or field.name
-
-    def _order_slots(self) -> tuple[list[str], list[int]]:
-        """Names of the slots in schema order, and where each stands in [coded | bags | numeric]."""
-        singles = [(n, k) for n in self._coded for k in range(self.layout.table(n).lookups)]
-        bags = [
-            (f.name, k)
-            for f in self._bagged
-            for k in range(self.layout.table(self._table(f)).lookups)
-        ]
-        numbers = [(f.name, 0) for f in self.schema.dense] if self.numeric.shape[0] else []
-        found = [*singles, *bags, *numbers]
-        names = list(self.schema.names)
-        order = sorted(range(len(found)), key=lambda i: (names.index(found[i][0]), found[i][1]))
-        several = {name for name, k in found if k > 0}
-        slots = [f"{n}.{k}" if n in several else n for n, k in (found[i] for i in order)]
-        return slots, order
 
     def forward(self, batch: Batch) -> Embedded:
         """Look every id of the batch up, in one call of the storage.
@@ -148,14 +162,14 @@ class EmbeddingLookup(nn.Module):
         """
         num_rows = len(batch)
         self._check_codes(batch.ids)
-        rows = self.layout.rows(batch.ids, self._coded) if self._coded else batch.ids.long()
+        rows = self.layout.rows(batch.ids, self.plan.coded) if self.plan.coded else batch.ids.long()
         num_singles = rows.shape[1]
         parts = [rows.reshape(-1)]
         masks = {}
-        for field in self._padded:
+        for field in self.plan.padded:
             codes, mask = pad(batch.ragged[field.name])
             masks[field.name] = mask
-            table = self._table(field)
+            table = table_of(field)
             parts += [
                 self.layout.rows_of(codes, table, k).reshape(-1)
                 for k in range(self.layout.table(table).lookups)
@@ -164,7 +178,7 @@ class EmbeddingLookup(nn.Module):
         flat, sums = self.storage(
             torch.cat(parts) if len(parts) > 1 else parts[0],
             *(bags or (None, None)),
-            padded=bool(self._padded),
+            padded=bool(self.plan.padded),
         )
         width = flat.shape[1]
         pieces = flat.split([part.numel() for part in parts])
@@ -183,15 +197,15 @@ class EmbeddingLookup(nn.Module):
             dense=dense,
             linear=vectors[..., self.embed_dim] if self.linear else None,
         )
-        if self._padded:
+        if self.plan.padded:
             self._add_histories(embedded, pieces, masks)
         return embedded
 
     def _bags(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Rows and offsets of all pooled lists, lookup by lookup, field by field."""
         rows, offsets, total = [], [], 0
-        for field in self._bagged:
-            ragged, table = batch.ragged[field.name], self._table(field)
+        for field in self.plan.bagged:
+            ragged, table = batch.ragged[field.name], table_of(field)
             for k in range(self.layout.table(table).lookups):
                 rows.append(self.layout.rows_of(ragged.values, table, k))
                 offsets.append(ragged.offsets[:-1] + total)
@@ -204,9 +218,9 @@ class EmbeddingLookup(nn.Module):
     def _mean(self, sums: Tensor, batch: Batch) -> Tensor:
         """Bag sums [bags * B, W] to means [B, bags, W]; an empty list is a zero vector."""
         lengths = []
-        for field in self._bagged:
+        for field in self.plan.bagged:
             counts = batch.ragged[field.name].lengths.clamp(min=1)
-            lengths += [counts] * self.layout.table(self._table(field)).lookups
+            lengths += [counts] * self.layout.table(table_of(field)).lookups
         by_bag = sums.view(len(lengths), len(batch), -1)
         means = by_bag / torch.stack(lengths).unsqueeze(-1)
         return means.transpose(0, 1)
@@ -216,8 +230,8 @@ class EmbeddingLookup(nn.Module):
     ) -> None:
         """Fill `history` and `target`; the lookups of a field stand side by side."""
         taken = 1
-        for field in self._padded:
-            table, mask = self._table(field), masks[field.name]
+        for field in self.plan.padded:
+            table, mask = table_of(field), masks[field.name]
             lookups = self.layout.table(table).lookups
             parts = [
                 p.view(*mask.shape, -1)[..., : self.embed_dim]
@@ -226,7 +240,7 @@ class EmbeddingLookup(nn.Module):
             taken += lookups
             embedded.history[field.name] = History(torch.cat(parts, dim=-1), mask)
             slots = [table] if lookups == 1 else [f"{table}.{k}" for k in range(lookups)]
-            target = [embedded.fields[:, self.slots.index(slot)] for slot in slots]
+            target = [embedded.fields[:, self.plan.names.index(slot)] for slot in slots]
             embedded.target[field.name] = torch.cat(target, dim=-1)
 
     def _check_codes(self, ids: Tensor) -> None:
@@ -238,7 +252,7 @@ class EmbeddingLookup(nn.Module):
         bad = ((highest >= self._sizes) | (lowest < 0)).nonzero()
         if bad.numel():
             column = int(bad[0])
-            field = self.schema[self._coded[column]]
+            field = self.schema[self.plan.coded[column]]
             code = (
                 int(highest[column])
                 if highest[column] >= self._sizes[column]
@@ -258,7 +272,7 @@ class EmbeddingLookup(nn.Module):
             return [size - 3, D * lookups]
         """
         field = self.schema[name]
-        table = self.layout.table(self._table(field))
+        table = self.layout.table(table_of(field))
         codes = torch.arange(NUM_RESERVED, table.size)
         weights = self.storage.table()
         return torch.cat(

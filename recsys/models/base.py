@@ -5,6 +5,8 @@ Letters   B rows, F slots, D embedding width, N dense columns.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,10 @@ class CTRModel(nn.Module):
     A subclass takes `num_fields`, `embed_dim` and `num_dense`, which the schema dictates, and its
     own keyword-only hyperparameters, which its YAML file lists with the same names and defaults.
     """
+
+    needs_history: ClassVar[bool] = False
+    """True when `forward` reads `Embedded.history` and `Embedded.target` (DIN and its kin); other
+    models get each history as one mean-pooled slot."""
 
     needs_linear: bool = False
     """True when `forward` reads `Embedded.linear` (LR, FM, DeepFM and their kin). A model sets it

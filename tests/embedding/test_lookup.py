@@ -82,7 +82,7 @@ def test_pooled_lookup_equals_a_loop(layout: str, storage: str, linear: bool) ->
     lookup = build(layout, storage, linear=linear, ratio=1.0 if layout == "full" else 0.5)
     batch = make_batch()
     embedded = lookup(batch)
-    assert embedded.fields.shape == (5, lookup.num_fields, 4)
+    assert embedded.fields.shape == (5, lookup.plan.num_fields, 4)
     assert embedded.dense.shape == (5, 0)
     for b in range(5):
         expected = []
@@ -132,7 +132,7 @@ def test_histories_keep_their_order_and_share_the_target_table(storage: str, lay
         )
         target = [vector(lookup, "item", int(batch.ids[b, 1]), k) for k in range(lookups)]
         torch.testing.assert_close(embedded.target["past"][b], torch.cat(target))
-    assert "past" not in "".join(lookup.slots)
+    assert "past" not in "".join(lookup.plan.names)
 
 
 def test_storages_give_equal_gradients() -> None:
@@ -161,14 +161,14 @@ def test_numbers_can_stay_dense() -> None:
     lookup = build(numeric="dense")
     batch = make_batch()
     embedded = lookup(batch)
-    assert lookup.num_dense == 2
+    assert lookup.plan.num_dense == 2
     assert torch.equal(embedded.dense, batch.dense)
-    assert lookup.slots == ["past", "user", "item", "tags"]
+    assert lookup.plan.names == ("past", "user", "item", "tags")
 
 
 def test_slots_follow_the_schema() -> None:
-    assert build().slots == ["past", "user", "price", "item", "tags", "age"]
-    assert build("unified").slots == [
+    assert build().plan.names == ("past", "user", "price", "item", "tags", "age")
+    assert list(build("unified").plan.names) == [
         "past.0", "past.1", "past.2", "user", "price", "item.0", "item.1", "item.2", "tags", "age",
     ]  # fmt: skip
 

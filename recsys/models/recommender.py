@@ -1,0 +1,98 @@
+"""A whole model: the embedding lookup and the interaction model on top of it.
+
+Letters   B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from recsys.data.batch import Batch
+from recsys.data.schema import Schema
+from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions, SlotPlan
+from recsys.embedding.storage import Storage
+from recsys.models.base import CTRModel
+
+
+class Recommender(nn.Module):
+    """`Batch -> logit [B]`.
+
+    Args:
+        lookup: Turns ids into vectors.
+        model: Turns vectors into a logit.
+    """
+
+    def __init__(self, lookup: EmbeddingLookup, model: CTRModel) -> None:
+        super().__init__()
+        self.lookup = lookup
+        self.model = model
+
+    @classmethod
+    def build(
+        cls,
+        schema: Schema,
+        embedding: EmbeddingOptions,
+        make_model: Callable[[int, int, int], CTRModel],
+        make_storage: Callable[[int, int], Storage],
+        pool_histories: bool = True,
+    ) -> Recommender:
+        """Size the model by the schema, then the lookup by what the model wants.
+
+        Args:
+            schema: Fitted schema.
+            embedding: Layout and width.
+            make_model: `(num_fields, embed_dim, num_dense) -> CTRModel`.
+            make_storage: `(num_rows, width) -> Storage`.
+            pool_histories: False when the model reads `Embedded.history`.
+        """
+        layout = embedding.build_layout(schema)
+        plan = SlotPlan.of(schema, layout, embedding.numeric, pool_histories)
+        model = make_model(plan.num_fields, embedding.dim, plan.num_dense)
+        lookup = EmbeddingLookup(
+            schema,
+            embedding,
+            make_storage,
+            linear=model.needs_linear,
+            pool_histories=pool_histories,
+        )
+        return cls(lookup, model)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model(self.lookup(batch))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that prediction needs, by name: `model.*`, `numeric`, `tables.<table>.*`."""
+        out = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        out["numeric"] = self.lookup.numeric.detach()
+        for name, value in self.lookup.tables_state().items():
+            out[f"tables.{name}"] = value
+        return out
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `tensors`.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: names or shapes belong to another model.
+        """
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        if tensors["numeric"].shape != self.lookup.numeric.shape:
+            raise ValueError(
+                f"numeric vectors are {list(tensors['numeric'].shape)} in the checkpoint and "
+                f"{list(self.lookup.numeric.shape)} here"
+            )
+        self.lookup.numeric.copy_(tensors["numeric"])
+        self.lookup.load_tables_state(part("tables."))
+
+    def num_parameters(self) -> dict[str, int]:
+        """Trainable numbers: in the tables, and outside them."""
+        table = self.lookup.storage.table()
+        dense = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return {"embedding": table.numel(), "dense": dense + self.lookup.numeric.numel()}

@@ -1,0 +1,218 @@
+"""Optimisers: one for the dense part, one for the tables, driven as a pair.
+
+    adam             one Adam for everything, dense over every table row; the only one with dense L2
+    lazy_adam        Adam on the rows of the batch
+    rowwise_adagrad  Adagrad with one number per row; on a GPU fused into the backward (FBGEMM)
+
+The part outside the tables always takes Adam. Published numbers on small data sets were made with
+`adam` and its dense L2 (BARS); it costs O(table) a step, which is what the other two are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recsys.embedding.lookup import EmbeddingLookup
+from recsys.embedding.storage import DenseStorage, FusedStorage, SparseStorage, Storage
+from recsys.errors import ConfigError, did_you_mean
+from recsys.training.row_sparse import LazyAdam, RowwiseAdagrad, sum_duplicates
+
+STATE_FLOATS = {"adam": 2.0, "lazy_adam": 2.0, "rowwise_adagrad": 0.0}
+"""Floats of optimiser state per table weight (row-wise Adagrad keeps one per row)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """What `configs/optimizer/*.yaml` holds."""
+
+    name: str = "adam"
+    """How the tables are updated: `adam`, `lazy_adam`, `rowwise_adagrad`."""
+    lr: float = 1e-3
+    """Learning rate of the part outside the tables."""
+    embedding_lr: float | None = None
+    """Learning rate of the tables; None: the same."""
+    embedding_l2: float = 0.0
+    """lambda in lambda/2 * ||W||^2 over EVERY row of every table at every step (BARS)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if self.name not in STATE_FLOATS:
+            raise ConfigError(
+                f'optimizer "{self.name}" does not exist.{did_you_mean(self.name, STATE_FLOATS)}'
+            )
+        for key in ("lr", "table_lr", "embedding_l2", "eps"):
+            value = getattr(self, key)
+            if value < 0:
+                raise ConfigError(f"optimizer.{key}={value}; it must not be negative.")
+        if self.embedding_l2 and self.name != "adam":
+            raise ConfigError(
+                f"optimizer.embedding_l2={self.embedding_l2} moves every table row at every step, "
+                f"which {self.name} does not do; use optimizer=adam, or embedding_l2=0."
+            )
+
+    @property
+    def table_lr(self) -> float:
+        """Learning rate of the tables."""
+        return self.lr if self.embedding_lr is None else self.embedding_lr
+
+    def storage_factory(self, device: torch.device) -> Callable[[int, int], Storage]:
+        """The storage whose rows this optimiser can update."""
+
+        def make(num_rows: int, width: int) -> Storage:
+            if self.name == "adam":
+                return DenseStorage(num_rows, width, device)
+            if self.name == "rowwise_adagrad" and device.type == "cuda":
+                return FusedStorage(
+                    num_rows, width, optimizer=self.name, lr=self.table_lr, eps=self.eps,
+                    device=device,
+                )  # fmt: skip
+            return SparseStorage(num_rows, width, device)
+
+        return make
+
+
+class Optimizers:
+    """The optimisers of one model, stepped together.
+
+    Args:
+        lookup: Owns the tables.
+        model: The interaction model.
+        options: Rates and kinds.
+    """
+
+    def __init__(
+        self, lookup: EmbeddingLookup, model: nn.Module, options: OptimizerOptions
+    ) -> None:
+        self.options = options
+        self.storage = lookup.storage
+        self.parameters = [*model.parameters(), *lookup.dense_parameters()]
+        groups: list[dict[str, Any]] = []
+        if self.parameters:
+            groups.append({"params": self.parameters, "lr": options.lr})
+        self.table: nn.Parameter | None = None
+        if isinstance(self.storage, DenseStorage):
+            self.table = self.storage.weight
+        self.sparse: LazyAdam | RowwiseAdagrad | None = None
+        if isinstance(self.storage, SparseStorage):
+            if options.name == "lazy_adam":
+                self.sparse = LazyAdam(
+                    [self.storage.weight], options.table_lr, options.betas, options.eps
+                )
+            else:
+                self.sparse = RowwiseAdagrad([self.storage.weight], options.table_lr, options.eps)
+        elif self.table is not None:
+            groups.append({"params": [self.table], "lr": options.table_lr})
+        self.dense: torch.optim.Adam | None = None
+        if groups:
+            self.dense = torch.optim.Adam(groups, betas=options.betas, eps=options.eps, fused=True)
+        self.scale = 1.0
+
+    def set_scale(self, scale: float) -> None:
+        """Multiply every configured learning rate by `scale`."""
+        self.scale = scale
+        if self.dense is not None:
+            for group in self.dense.param_groups:
+                is_table = self.table is not None and group["params"][0] is self.table
+                rate = self.options.table_lr if is_table else self.options.lr
+                group["lr"] = rate * scale
+        if self.sparse is not None:
+            for group in self.sparse.param_groups:
+                group["lr"] = self.options.table_lr * scale
+        self.storage.set_learning_rate(self.options.table_lr * scale)
+
+    @property
+    def lr(self) -> float:
+        """The current learning rate of the part outside the tables."""
+        return self.options.lr * self.scale
+
+    @torch.no_grad()
+    def add_embedding_l2(self) -> None:
+        """Add the gradient of lambda/2 ||W||^2 to the table's, and of the numeric vectors' no: BARS
+        regularises tables alone. Before clipping, as part of the loss."""
+        if self.options.embedding_l2 and self.table is not None:
+            if self.table.grad is None:
+                self.table.grad = torch.zeros_like(self.table)
+            self.table.grad.add_(self.table, alpha=self.options.embedding_l2)
+
+    @torch.no_grad()
+    def clip(self, max_norm: float | None) -> Tensor:
+        """Scale all gradients so that their global norm is at most `max_norm`; return the norm.
+
+        A fused table has no gradient to see: its rows have moved already, unclipped.
+        """
+        dense = [p.grad for p in self.parameters if p.grad is not None]
+        if self.table is not None and self.table.grad is not None:
+            gradient = self.table.grad
+            if gradient.is_sparse:
+                rows, sums = sum_duplicates(gradient)
+                self.table.grad = torch.sparse_coo_tensor(
+                    rows.unsqueeze(0), sums, gradient.shape, is_coalesced=True,
+                    check_invariants=False,
+                )  # fmt: skip
+                gradient = sums
+            dense.append(gradient)
+        if not dense:
+            return torch.zeros(())
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(dense)))
+        if max_norm is not None:
+            torch._foreach_mul_(dense, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def step(self) -> None:
+        """Update everything that the backward pass has not updated already."""
+        if self.dense is not None:
+            self.dense.step()
+        if self.sparse is not None:
+            self.sparse.step()
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self.table is not None:
+            self.table.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """State of both optimisers as flat names -> tensors. (A fused table's state is saved with
+        its table.)"""
+        out = {}
+        for prefix, optimizer in (("dense", self.dense), ("sparse", self.sparse)):
+            if optimizer is not None:
+                for index, state in optimizer.state_dict()["state"].items():
+                    for key, value in state.items():
+                        out[f"{prefix}.{index}.{key}"] = value
+        return out
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `state_tensors`.
+
+        Raises:
+            KeyError: the state belongs to another optimiser or model.
+        """
+        for prefix, optimizer in (("dense", self.dense), ("sparse", self.sparse)):
+            mine = {k: v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+            if optimizer is None:
+                if mine:
+                    raise KeyError(
+                        f"the checkpoint has {prefix} optimiser state, this run has none"
+                    )
+                continue
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in mine.items():
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value.clone()
+            groups = optimizer.state_dict()["param_groups"]
+            count = sum(len(group["params"]) for group in groups)
+            if state and max(state) >= count:
+                raise KeyError(
+                    f"the checkpoint's {prefix} optimiser has {max(state) + 1} parameters, "
+                    f"this one has {count}"
+                )
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
