@@ -146,7 +146,7 @@ class Checkpoints:
 
     def load_newest_intact(self) -> tuple[Checkpoint, list[str]]:
         """Read the newest checkpoint that is intact; also say which newer ones were not."""
-        problems = []
+        problems: list[str] = []
         for step in reversed(self.steps()):
             try:
                 return self.load(step), problems

@@ -1,0 +1,262 @@
+"""Configuration: the only place in the library that knows Hydra.
+
+Composes `configs/`, turns every mistake into one sentence with a suggestion before anything heavy
+is imported, and builds option objects from nodes. No node reaches a constructor unchecked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from recsys.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteError,
+    SchemaError,
+    did_you_mean,
+)
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+FAMILIES = ("ctr", "cf", "mtl", "towers")
+FREE_FORM = ("data.fields.",)
+"""Mappings whose keys are the user's own column names."""
+
+T = TypeVar("T")
+
+
+def options(group: str) -> list[str]:
+    """Choices of a group: the YAML files of its folder, those with a leading underscore aside."""
+    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def families() -> list[str]:
+    """Model families that have models."""
+    return [family for family in FAMILIES if options(family)]
+
+
+def menu() -> str:
+    """One line per family with its models, and an example."""
+    lines = [f"  {family}: {' '.join(options(family))}" for family in families()]
+    return "\n".join([*lines, "Example: python -m pipelines.train ctr=autoint"])
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose a configuration from command-line overrides.
+
+    Raises:
+        ConfigError: a group, a choice or a key does not exist, or a value cannot be read; with the
+            nearest that does.
+    """
+    parsed = _parse(overrides)
+    groups = [text for text, override in parsed if (CONFIGS / override.key_or_group).is_dir()]
+    values = [(text, o) for text, o in parsed if text not in groups]
+    _check_choices([o for text, o in parsed if text in groups])
+    base = _compose(config_name, groups)
+    texts = []
+    for text, override in values:
+        key = override.key_or_group
+        if key.startswith(FREE_FORM):
+            texts.append(f"++{text.lstrip('+')}")
+            continue
+        if not override.is_add() and not override.is_force_add():
+            _check_key(base, key)
+        texts.append(text)
+    return _compose(config_name, [*groups, *texts])
+
+
+def _parse(overrides: Sequence[str]) -> list[tuple[str, Override]]:
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append((text, parser.parse_override(text)))
+        except HydraException as error:
+            raise ConfigError(
+                f'cannot read "{text}"; write key=value, group=option, or quote the value: '
+                f"'key=\"a, b\"'. ({str(error).splitlines()[0]})"
+            ) from error
+    return parsed
+
+
+def _check_choices(overrides: Sequence[Override]) -> None:
+    for override in overrides:
+        choice = override.value()
+        if override.is_delete() or choice is None:
+            continue
+        allowed = options(override.key_or_group)
+        for one in choice if isinstance(choice, list) else [choice]:
+            if str(one) not in allowed:
+                raise ConfigError(
+                    f'{override.key_or_group}={one}: there is no "{one}".'
+                    f"{did_you_mean(str(one), allowed)}"
+                )
+
+
+def _check_key(base: DictConfig, key: str) -> None:
+    """Walk a dotted key down the configuration; name the nearest key where it leaves it."""
+    node: Any = base
+    done: list[str] = []
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            where = ".".join(done)
+            keys = [str(k) for k in node] if isinstance(node, DictConfig) else []
+            if not done:
+                keys += [g.name for g in CONFIGS.iterdir() if g.is_dir()]
+            allowed = [f"{where}.{k}" if where else k for k in keys if k != "_target_"]
+            if node is None:
+                raise ConfigError(
+                    f"{key} has no effect: no {where} was chosen. Choose one first: "
+                    f"{where}={'|'.join(options(where))}."
+                )
+            raise ConfigError(f"{key} is not an option.{did_you_mean(key, allowed)}")
+        node = node[part]
+        done.append(part)
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra_compose(config_name, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"the configuration does not compose: {cause}") from error
+
+
+def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Entry point of a pipeline: compose, run, and answer errors in one voice.
+
+    Flags (`--help`, `--cfg job`, `-m`) are Hydra's own.
+
+    Exit codes: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted.
+    """
+    arguments = sys.argv[1:]
+    try:
+        if any(argument.startswith("-") for argument in arguments):
+            _hydra_main(task, config_name)
+        else:
+            task(compose(config_name, arguments))
+    except (ConfigError, SchemaError) as error:
+        _fail(error, 2)
+    except (CheckpointError, NonFiniteError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt as error:
+        _fail(error, 130)
+
+
+def _hydra_main(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    import hydra
+
+    decorate = hydra.main(config_path=str(CONFIGS), config_name=config_name, version_base="1.3")
+    decorate(task)()
+
+
+def _fail(error: BaseException, code: int) -> typing.NoReturn:
+    text = str(error) or type(error).__name__
+    print(f"error: {text}" if code != 130 else text, file=sys.stderr)
+    raise SystemExit(code) from error
+
+
+def chosen_model(cfg: DictConfig) -> tuple[str, str]:
+    """The one model family of a configuration and the model's stem.
+
+    Raises:
+        ConfigError: none or several were chosen; the message is the menu.
+    """
+    chosen = [family for family in FAMILIES if cfg.get(family) is not None]
+    if len(chosen) != 1:
+        got = "none" if not chosen else " and ".join(chosen)
+        raise ConfigError(f"choose exactly one model, got {got}.\n{menu()}")
+    family = chosen[0]
+    return family, str(cfg[family]["_target_"]).split(".")[-2]
+
+
+def plain(node: Any) -> Any:
+    """A node as plain Python values, interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def build_options(cls: type[T], node: DictConfig | dict[str, Any], path: str) -> T:
+    """Make an options dataclass from a node.
+
+    Raises:
+        ConfigError: an unknown key, or a value of another type.
+    """
+    values = plain(node)
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in names:
+            allowed = [f"{path}.{name}" for name in names]
+            raise ConfigError(
+                f"{path}.{key} is not an option.{did_you_mean(f'{path}.{key}', allowed)}"
+            )
+        if not _fits(value, hints[key]):
+            raise ConfigError(
+                f"{path}.{key}={value!r} is a {type(value).__name__}; it must be "
+                f"{_describe(hints[key])}."
+            )
+        if hints[key] is Path or (Path in typing.get_args(hints[key]) and isinstance(value, str)):
+            values[key] = Path(value)
+    return cls(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """A shallow type check: enough to catch `epochs=ten`."""
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if origin is not None:
+        kinds = (list, tuple) if origin in (list, tuple) else origin
+        return isinstance(value, kinds)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, str | Path)
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(part) for part in typing.get_args(hint))
+    if hint is type(None):
+        return "null"
+    return getattr(hint, "__name__", str(hint))
+
+
+NOT_IDENTITY = ("output_dir", "result_file", "console", "tracking")
+NOT_TRAINING = ("resume", "threads", "log_every", "prefetch", "keep_last", "checkpoint_every")
+
+
+def identity(cfg: DictConfig) -> str:
+    """A hash of everything that decides what a run computes; two runs with one are the same run."""
+    values = plain(cfg)
+    for key in NOT_IDENTITY:
+        values.pop(key, None)
+    for key in NOT_TRAINING:
+        values.get("trainer", {}).pop(key, None)
+    values.get("data", {}).pop("rebuild", None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

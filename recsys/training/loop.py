@@ -1,0 +1,543 @@
+"""The training loop, the same for every ctr model, on one process or several.
+
+Letters   B rows of a batch, K labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from recsys.data.batch import Batch
+from recsys.data.loader import Loader
+from recsys.embedding.embedded import Embedded, History
+from recsys.errors import CheckpointError, ConfigError, NonFiniteError
+from recsys.metrics.report import ClassificationReport
+from recsys.models.recommender import Recommender
+from recsys.training.checkpoint import Checkpoint, Checkpoints
+from recsys.training.losses import binary_cross_entropy_sum, label_mass
+from recsys.training.optimizers import Optimizers
+from recsys.training.plateau import Plateau
+from recsys.training.ranks import Ranks
+
+WARM_UP_STEPS = 10
+"""Steps left out of the speed: caches fill and kernels are chosen in them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """What `configs/trainer/*.yaml` holds."""
+
+    epochs: int = 20
+    max_steps: int | None = None
+    """Stop after this many optimiser steps, whatever `epochs` says."""
+    batch_size: int = 4096
+    """Rows of a step, over all processes together."""
+    eval_batch_size: int = 16384
+    monitor: str = "auc"
+    patience: int = 2
+    lr_decay: float = 0.1
+    min_delta: float = 1e-6
+    clip_norm: float | None = 10.0
+    eval_every: int | None = None
+    """Steps between validations; None: once per epoch."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints besides those at each validation."""
+    keep_last: int = 2
+    log_every: int = 100
+    resume: str | None = None
+    block_rows: int | None = None
+    """Rows per forward and backward where rows are independent; None: whole batches."""
+    precision: str = "float32"
+    compile: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    prefetch: int = 2
+    shuffle_rows: int = 4_194_304
+    anomaly: bool = False
+    """Name the operation that made a NaN (slow)."""
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "eval_batch_size", "keep_last", "log_every"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"trainer.{key}={getattr(self, key)}; it must be at least 1.")
+        for key in ("max_steps", "eval_every", "checkpoint_every", "block_rows", "threads"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"trainer.{key}={value}; it must be at least 1, or null.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigError(
+                f'trainer.precision="{self.precision}" does not exist. Allowed: bfloat16, float32.'
+            )
+
+    def plateau(self) -> Plateau:
+        """The early-stopping rule of these options."""
+        return Plateau(self.monitor, self.patience, self.min_delta, self.lr_decay)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One line of progress."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    loss: float
+    """Debiased moving average over about the last 50 steps."""
+    grad_norm: float
+    lr: float
+    rows_per_second: float
+    data_share: float
+    """Share of the time spent waiting for batches."""
+    eta_seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """One validation."""
+
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    improved: bool
+    scale: float
+    """Factor on the learning rate from here on."""
+
+
+class Observer(Protocol):
+    """Whatever wants to know how training goes: a console, a tracker."""
+
+    def step(self, record: StepRecord) -> None: ...
+
+    def evaluation(self, record: EvaluationRecord) -> None: ...
+
+
+@dataclass
+class TrainingCurve:
+    """What happened so far; part of every checkpoint, so that a continued run has the whole."""
+
+    steps: list[tuple[int, float]] = field(default_factory=list)
+    """(step, loss of that step's batch) at every `log_every`."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    train_seconds: float = 0.0
+    """Time in training steps, warm-up included."""
+    timed_rows: int = 0
+    timed_seconds: float = 0.0
+    """Rows and time after the warm-up of each start: their ratio is the speed."""
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.timed_rows / self.timed_seconds if self.timed_seconds else 0.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop; a checkpoint of the last finished step has been written."""
+
+
+class Trainer:
+    """Trains one recommender; `fit` is the loop.
+
+    Args:
+        recommender: Lookup and model, on their device.
+        optimizers: Their optimisers.
+        options: Lengths, rhythm, precision.
+        checkpoints: Where to save; None saves nothing.
+        observers: Told of progress, on the first rank only.
+        ranks: This process among all.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        optimizers: Optimizers,
+        options: TrainerOptions,
+        checkpoints: Checkpoints | None = None,
+        observers: tuple[Observer, ...] = (),
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.recommender = recommender
+        self.model = recommender.model
+        self.lookup = recommender.lookup
+        self.optimizers = optimizers
+        self.options = options
+        self.checkpoints = checkpoints
+        self.ranks = ranks or Ranks()
+        self.observers = observers if self.ranks.is_first else ()
+        self.device = self.lookup.storage.table().device
+        self.plateau = options.plateau()
+        self.curve = TrainingCurve()
+        self.global_step = 0
+        self.epoch = 0
+        self._ema = 0.0
+        self._ema_weight = 0.0
+        self._stop_signal: int | None = None
+        self._saved_step = -1
+        self._interaction: Any = torch.compile(self.model) if options.compile else self.model
+        if options.block_rows and not self.model.rows_are_independent():
+            raise ConfigError(
+                f"trainer.block_rows={options.block_rows}, but {type(self.model).__name__} "
+                "normalises over the batch: its rows depend on each other. Set "
+                "trainer.block_rows=null, or turn batch_norm off."
+            )
+
+    # -- one step ----------------------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Forward, backward, update.
+
+        Returns:
+            The batch's mean loss before the update, and the gradient's norm before clipping.
+        """
+        self.optimizers.zero_grad()
+        mass = self.ranks.sum(label_mass(batch.label, batch.weight)).clamp(min=1e-12)
+        if len(batch):
+            loss = self._forward_backward(batch, mass)
+        else:
+            loss = torch.zeros((), device=self.device)
+        self.ranks.sum_gradients(self.optimizers.parameters)
+        if self.optimizers.table is not None:
+            self.ranks.sum_table_gradient(
+                self.optimizers.table, sparse=self.optimizers.sparse is not None
+            )
+        self.optimizers.add_embedding_l2()
+        norm = self.optimizers.clip(self.options.clip_norm)
+        self.optimizers.step()
+        return self.ranks.sum(loss), norm
+
+    def _forward_backward(self, batch: Batch, mass: Tensor) -> Tensor:
+        embedded = self.lookup(batch)
+        block = self.options.block_rows
+        if block is None or block >= len(batch):
+            loss = self._loss(embedded, batch, slice(None), mass)
+            loss.backward()
+            return loss.detach()
+        # Blocks of rows stay in the processor's cache through forward AND backward; their gradients
+        # towards the vectors are put side by side and sent through the lookup once.
+        total = torch.zeros((), device=self.device)
+        outputs = _tensors_with_grad(embedded)
+        gradients: list[list[Tensor]] = [[] for _ in outputs]
+        for start in range(0, len(batch), block):
+            rows = slice(start, min(start + block, len(batch)))
+            part = _detached(embedded.rows(rows.start, rows.stop))
+            leaves = _tensors_with_grad(part)
+            loss = self._loss(part, batch, rows, mass)
+            loss.backward()
+            total += loss.detach()
+            for collected, leaf in zip(gradients, leaves, strict=True):
+                collected.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
+        torch.autograd.backward(outputs, [torch.cat(parts) for parts in gradients])
+        return total
+
+    def _loss(self, embedded: Embedded, batch: Batch, rows: slice, mass: Tensor) -> Tensor:
+        with self._autocast():
+            logits = self._interaction(embedded)
+        weights = None if batch.weight is None else batch.weight[rows]
+        loss = binary_cross_entropy_sum(logits, batch.label[rows], weights) / mass
+        share = len(embedded) / max(len(batch), 1) / self.ranks.world_size
+        return loss + self.model.regularization() * share
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.options.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    # -- evaluation --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, loader: Loader) -> ClassificationReport:
+        """Logits of every row of a loader, with labels; exact over all ranks."""
+        report = ClassificationReport(capacity=loader.store.num_rows // self.ranks.world_size + 1)
+        self.recommender.eval()
+        for batch in loader:
+            moved = batch.to(self.device, non_blocking=True)
+            if len(moved):
+                with self._autocast():
+                    logits = self.model(self.lookup(moved))
+                report.add(logits.float(), batch.label, batch.weight, batch.group)
+        self.recommender.train()
+        return self.ranks.merge_reports(report)
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def fit(self, train: Loader, val: Loader | None) -> None:
+        """Train until `epochs`, `max_steps` or early stopping, then restore the best weights.
+
+        Args:
+            train: Shuffled batches; its position is part of every checkpoint.
+            val: Rows to validate on after each epoch (or every `eval_every` steps). Without it
+                nothing stops early and the last weights are kept.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite, naming step, file and rows.
+            Interrupted: SIGINT or SIGTERM arrived; `trainer.resume=auto` continues.
+        """
+        total = min(self.options.epochs * len(train), self.options.max_steps or 2**62)
+        with self._signals(), torch.autograd.set_detect_anomaly(self.options.anomaly):
+            self.recommender.train()
+            while self.global_step < total and not self.plateau.should_stop:
+                train.set_epoch(self.epoch)
+                self._run_epoch(train, val, total)
+        self._restore_best()
+
+    def _run_epoch(self, train: Loader, val: Loader | None, total: int) -> None:
+        clock = _Clock(self.curve, self.global_step)
+        for batch in clock.batches(train):
+            loss, norm = self.train_step(batch.to(self.device, non_blocking=True))
+            self.global_step += 1
+            self._watch(loss, norm, batch, train)
+            clock.stepped(len(batch) * self.ranks.world_size)
+            if self.global_step == 1 or self.global_step % self.options.log_every == 0:
+                self._report_step(loss, norm, clock, total)
+            if train.state()["step"] == len(train):
+                self.epoch += 1
+            stop = self._after_step(train, val, total)
+            if stop:
+                return
+
+    def _after_step(self, train: Loader, val: Loader | None, total: int) -> bool:
+        """Validate, save, stop, as the step number says; True ends the epoch's loop."""
+        epoch_done = train.state()["step"] == len(train)
+        every = self.options.eval_every
+        due = epoch_done if every is None else self.global_step % every == 0
+        finished = self.global_step >= total
+        improved = False
+        if val is not None and (due or finished):
+            improved = self._validate(val)
+        save_every = self.options.checkpoint_every
+        if due or finished or improved or (save_every and self.global_step % save_every == 0):
+            self.save(train, best=improved or val is None)
+        if self.ranks.any(self._stop_signal is not None, self.device):
+            self.save(train, best=False)
+            raise Interrupted(f"stopped after step {self.global_step}")
+        return finished or self.plateau.should_stop
+
+    def _watch(self, loss: Tensor, norm: Tensor, batch: Batch, train: Loader) -> None:
+        """Stop at a loss or gradient that is not a number, before anything is saved."""
+        value = float(loss)
+        if value == value and abs(value) != float("inf") and bool(norm.isfinite()):
+            self._ema = 0.98 * self._ema + 0.02 * value
+            self._ema_weight = 0.98 * self._ema_weight + 0.02
+            return
+        what = f"loss is {value}" if not torch.isfinite(loss) else f"gradient norm is {float(norm)}"
+        where = ""
+        if batch.row is not None and len(batch):
+            first, last = int(batch.row.min()), int(batch.row.max())
+            where = (
+                f" Its rows lie between {train.store.where(first)} and {train.store.where(last)}."
+            )
+        raise NonFiniteError(
+            f"the {what} at step {self.global_step} (lr {self.optimizers.lr:g}).{where} Lower "
+            "optimizer.lr or trainer.clip_norm, scale the numeric columns, or find the operation "
+            "with trainer.anomaly=true."
+        )
+
+    def _report_step(self, loss: Tensor, norm: Tensor, clock: _Clock, total: int) -> None:
+        self.curve.steps.append((self.global_step, float(loss)))
+        record = StepRecord(
+            step=self.global_step,
+            total_steps=total,
+            epoch=self.epoch,
+            loss=self._ema / self._ema_weight,
+            grad_norm=float(norm),
+            lr=self.optimizers.lr,
+            rows_per_second=self.curve.rows_per_second or clock.rough_speed(),
+            data_share=clock.data_share(),
+            eta_seconds=(total - self.global_step) * clock.seconds_per_step(),
+        )
+        for observer in self.observers:
+            observer.step(record)
+
+    def _validate(self, val: Loader) -> bool:
+        metrics = self.evaluate(val).compute()
+        improved = self.plateau.update(metrics)
+        self.optimizers.set_scale(self.plateau.scale)
+        row = {"step": self.global_step, "epoch": self.epoch, "improved": improved, **metrics}
+        self.curve.evaluations.append(row)
+        record = EvaluationRecord(
+            self.global_step, self.epoch, metrics, improved, self.plateau.scale
+        )
+        for observer in self.observers:
+            observer.evaluation(record)
+        return improved
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    def save(self, train: Loader, best: bool) -> None:
+        """Write weights, optimiser state, random state and position (first rank only)."""
+        if self.checkpoints is None or (self._saved_step == self.global_step and not best):
+            return
+        self._saved_step = self.global_step
+        if self.ranks.is_first:
+            random_state = {"torch": torch.get_rng_state()}
+            if self.device.type == "cuda":
+                random_state["cuda"] = torch.cuda.get_rng_state(self.device)
+            self.checkpoints.save(
+                self.global_step,
+                {
+                    "weights": self.recommender.tensors(),
+                    "optimizer": self.optimizers.state_tensors(),
+                    "random": random_state,
+                },
+                {
+                    "step": self.global_step,
+                    "epoch": self.epoch,
+                    "loader": train.state(),
+                    "plateau": self.plateau.state(),
+                    "ema": [self._ema, self._ema_weight],
+                    "curve": vars(self.curve),
+                    "schema": self.lookup.schema.to_dict(),
+                },
+                best=best,
+            )
+        self.ranks.wait()
+
+    def load(self, checkpoint: Checkpoint, train: Loader) -> None:
+        """Continue from a checkpoint: the next steps are those of an uninterrupted run.
+
+        Raises:
+            CheckpointError: it belongs to another schema, model, optimiser or data order.
+        """
+        self.load_weights(checkpoint)
+        try:
+            self.optimizers.load_state_tensors(checkpoint.tensors["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the optimiser state in {checkpoint.folder} does not fit: {error}. Continue with "
+                "the configuration that wrote it."
+            ) from error
+        state = checkpoint.state
+        train.load_state(state["loader"])
+        self.global_step, self.epoch = state["step"], state["epoch"]
+        self.plateau.load_state(state["plateau"])
+        self.optimizers.set_scale(self.plateau.scale)
+        self._ema, self._ema_weight = state["ema"]
+        self.curve = TrainingCurve(**state["curve"])
+        self.curve.steps = [(int(step), float(loss)) for step, loss in self.curve.steps]
+        self._saved_step = self.global_step
+        torch.set_rng_state(checkpoint.tensors["random"]["torch"])
+        if self.device.type == "cuda" and "cuda" in checkpoint.tensors["random"]:
+            torch.cuda.set_rng_state(checkpoint.tensors["random"]["cuda"], self.device)
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Take only the weights of a checkpoint."""
+        from recsys.data.schema import Schema
+
+        saved = Schema.from_dict(checkpoint.state["schema"])
+        difference = saved.diff(self.lookup.schema)
+        if difference:
+            raise CheckpointError(
+                f"columns differ from the schema {checkpoint.folder} was trained with "
+                f"(- then, + now):\n{difference}"
+            )
+        try:
+            self.recommender.load_tensors(checkpoint.tensors["weights"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the weights in {checkpoint.folder} do not fit this model: {error}"
+            ) from error
+
+    def _restore_best(self) -> None:
+        if self.checkpoints is None:
+            return
+        self.ranks.wait()
+        best = self.checkpoints.best_step()
+        if best is not None and best != self.global_step:
+            self.load_weights(self.checkpoints.load(best))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Finish the step, save and stop on SIGINT and SIGTERM; a second SIGINT stops at once."""
+
+        def handle(number: int, _: Any) -> None:
+            if self._stop_signal is not None:
+                raise KeyboardInterrupt
+            self._stop_signal = number
+
+        try:
+            before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: the caller keeps its own handlers
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Clock:
+    """Splits the time of an epoch into waiting for data and stepping; speed excludes warm-up."""
+
+    def __init__(self, curve: TrainingCurve, first_step: int) -> None:
+        self.curve = curve
+        self.steps = 0
+        self.rows = 0
+        self.waiting = 0.0
+        self.stepping = 0.0
+        # Only the start of a process is a warm-up, not the start of every epoch.
+        self.warm_up = WARM_UP_STEPS if curve.timed_rows == 0 else 0
+        self.first_step = first_step
+        self._since = time.perf_counter()
+
+    def batches(self, loader: Loader) -> Iterator[Batch]:
+        iterator = iter(loader)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._since = time.perf_counter()
+            self.waiting += self._since - start
+            self._waited = self._since - start
+            yield batch
+
+    def stepped(self, rows: int) -> None:
+        seconds = time.perf_counter() - self._since
+        self.steps += 1
+        self.rows += rows
+        self.stepping += seconds
+        self.curve.train_seconds += seconds + self._waited
+        if self.steps > self.warm_up:
+            self.curve.timed_rows += rows
+            self.curve.timed_seconds += seconds + self._waited
+
+    def rough_speed(self) -> float:
+        return self.rows / max(self.waiting + self.stepping, 1e-9)
+
+    def data_share(self) -> float:
+        return self.waiting / max(self.waiting + self.stepping, 1e-9)
+
+    def seconds_per_step(self) -> float:
+        return (self.waiting + self.stepping) / max(self.steps, 1)
+
+
+def _tensors_with_grad(embedded: Embedded) -> list[Tensor]:
+    """The tensors of a batch that gradients flow into, in a fixed order."""
+    found = [embedded.fields]
+    if embedded.linear is not None:
+        found.append(embedded.linear)
+    found += [embedded.history[name].values for name in sorted(embedded.history)]
+    found += [embedded.target[name] for name in sorted(embedded.target)]
+    return [tensor for tensor in found if tensor.requires_grad]
+
+
+def _detached(embedded: Embedded) -> Embedded:
+    """The same vectors as leaves of their own."""
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_(tensor.requires_grad)
+
+    return Embedded(
+        fields=leaf(embedded.fields),
+        dense=embedded.dense,
+        linear=None if embedded.linear is None else leaf(embedded.linear),
+        history={k: History(leaf(h.values), h.mask) for k, h in embedded.history.items()},
+        target={k: leaf(v) for k, v in embedded.target.items()},
+    )

@@ -1,0 +1,135 @@
+"""Several processes training one model: who we are, and what is summed over all of us.
+
+Tables are replicated here and every rank applies the same update, so N processes compute what one
+does on the same global batches. (Sharded tables live behind the same lookup interface.)
+
+Letters   R table rows, W width, n entries of a row-sparse gradient.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recsys.metrics.report import ClassificationReport
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world_size` processes.
+
+    Example:
+        >>> Ranks().is_first, Ranks(rank=1, world_size=2).is_first
+        (True, False)
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def join(cls, device: torch.device) -> Ranks:
+        """Join the group that `torchrun` describes in the environment; alone without it."""
+        if "WORLD_SIZE" not in os.environ:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def is_first(self) -> bool:
+        """True for the one process that prints, tracks and saves."""
+        return self.rank == 0
+
+    def leave(self) -> None:
+        """Leave the group."""
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+    def wait(self) -> None:
+        """Return once every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum of a tensor over all ranks."""
+        if self.world_size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """True on every rank when it is true on one."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=device)))
+
+    def share(self, text: str) -> str:
+        """The first rank's text, on every rank."""
+        if self.world_size == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Sum dense gradients over all ranks, in one message; a rank without rows adds zero."""
+        if self.world_size == 1 or not parameters:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        pieces = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+
+    def sum_table_gradient(self, table: torch.nn.Parameter, sparse: bool) -> None:
+        """Sum the gradient of a replicated table: all entries reach every rank, in rank order."""
+        if self.world_size == 1:
+            return
+        if not sparse:
+            self.sum_gradients([table])
+            return
+        gradient = table.grad
+        if gradient is None:
+            rows = torch.zeros(0, dtype=torch.int64, device=table.device)
+            values = table.detach().new_zeros(0, table.shape[1])
+        else:
+            rows, values = gradient._indices()[0], gradient._values()
+        counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in self._all()]
+        dist.all_gather(counts, torch.tensor([rows.shape[0]], device=rows.device))
+        longest = max(int(count) for count in counts)
+        all_rows = self._gather_padded(rows, longest)
+        all_values = self._gather_padded(values, longest)
+        rows = torch.cat([r[: int(c)] for r, c in zip(all_rows, counts, strict=True)])
+        values = torch.cat([v[: int(c)] for v, c in zip(all_values, counts, strict=True)])
+        table.grad = torch.sparse_coo_tensor(
+            rows.unsqueeze(0), values, table.shape, check_invariants=False
+        )
+
+    def merge_reports(self, report: ClassificationReport) -> ClassificationReport:
+        """The rows of every rank's report in one, on every rank; metrics are then exact."""
+        if self.world_size == 1:
+            return report
+        parts: list[dict[str, Tensor]] = [{} for _ in self._all()]
+        dist.all_gather_object(parts, report.tensors())
+        merged = ClassificationReport.from_tensors(parts[0])
+        for part in parts[1:]:
+            merged.merge(ClassificationReport.from_tensors(part))
+        return merged
+
+    def _all(self) -> range:
+        return range(self.world_size)
+
+    def _gather_padded(self, tensor: Tensor, length: int) -> list[Tensor]:
+        padded = tensor.new_zeros(length, *tensor.shape[1:])
+        padded[: tensor.shape[0]] = tensor
+        out = [torch.empty_like(padded) for _ in self._all()]
+        dist.all_gather(out, padded)
+        return out
