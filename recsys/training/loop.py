@@ -151,6 +151,7 @@ class Trainer:
         checkpoints: Where to save; None saves nothing.
         observers: Told of progress, on the first rank only.
         ranks: This process among all.
+        facts: Plain values to keep in every checkpoint, such as the run's id.
     """
 
     def __init__(
@@ -161,7 +162,9 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         observers: tuple[Observer, ...] = (),
         ranks: Ranks | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> None:
+        self.facts = dict(facts or {})
         self.recommender = recommender
         self.model = recommender.model
         self.lookup = recommender.lookup
@@ -386,6 +389,7 @@ class Trainer:
                     "random": random_state,
                 },
                 {
+                    **self.facts,
                     "step": self.global_step,
                     "epoch": self.epoch,
                     "loader": train.state(),

@@ -62,13 +62,19 @@ class OptimizerOptions:
         """Learning rate of the tables."""
         return self.lr if self.embedding_lr is None else self.embedding_lr
 
-    def storage_factory(self, device: torch.device) -> Callable[[int, int], Storage]:
-        """The storage whose rows this optimiser can update."""
+    def storage_factory(
+        self, device: torch.device, world_size: int = 1
+    ) -> Callable[[int, int], Storage]:
+        """The storage whose rows this optimiser can update.
+
+        A fused table moves its rows inside the backward pass, before ranks can sum their gradients:
+        replicated tables take the row-sparse path instead.
+        """
 
         def make(num_rows: int, width: int) -> Storage:
             if self.name == "adam":
                 return DenseStorage(num_rows, width, device)
-            if self.name == "rowwise_adagrad" and device.type == "cuda":
+            if self.name == "rowwise_adagrad" and device.type == "cuda" and world_size == 1:
                 return FusedStorage(
                     num_rows, width, optimizer=self.name, lr=self.table_lr, eps=self.eps,
                     device=device,

@@ -1,0 +1,166 @@
+"""A trained model as a folder: raw columns in, probabilities out.
+
+    model/
+        model.json           what to build: class, hyperparameters, embedding options
+        weights.safetensors  tables by name, and everything else
+        pipeline/            the fitted feature pipeline
+
+Nothing in it is pickled, and loading it runs no code but this library's.
+
+Letters   B rows, K labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from recsys.data.atomic import atomic_folder
+from recsys.data.encode import FeaturePipeline, Raw, arrow_table
+from recsys.embedding.lookup import EmbeddingOptions
+from recsys.embedding.storage import DenseStorage
+from recsys.errors import CheckpointError
+from recsys.models.recommender import Recommender
+from recsys.models.registry import call, import_target
+
+FORMAT = {"format": "recsys-model", "version": 1}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to build the interaction model: what a configuration's `ctr` node says."""
+
+    family: str
+    target: str
+    """`recsys.models.<family>.<stem>.<Class>`"""
+    arguments: Mapping[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """File name of the model, without suffix."""
+        return self.target.split(".")[-2]
+
+    @property
+    def class_name(self) -> str:
+        """Name as the paper spells it."""
+        return self.target.rpartition(".")[2]
+
+    @property
+    def pools_histories(self) -> bool:
+        """False when the model reads whole histories."""
+        return not getattr(import_target(self.target), "needs_history", False)
+
+    def make(self, num_fields: int, embed_dim: int, num_dense: int) -> Any:
+        """Build the model for these sizes."""
+        sizes = {"num_fields": num_fields, "embed_dim": embed_dim, "num_dense": num_dense}
+        return call(import_target(self.target), dict(self.arguments), sizes, self.family)
+
+
+class SavedModel:
+    """A trained model with the pipeline that feeds it.
+
+    Args:
+        recommender: In evaluation mode, on a CPU.
+        pipeline: Encodes raw rows as in training.
+        spec: What the model is.
+        facts: Run id, data set, digest: shown, never used.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        pipeline: FeaturePipeline,
+        spec: ModelSpec,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.recommender = recommender.eval()
+        self.pipeline = pipeline
+        self.spec = spec
+        self.facts = dict(facts or {})
+
+    @torch.no_grad()
+    def predict_logits(self, table: Raw, block: int = 16384) -> np.ndarray:
+        """Logits of raw rows: a table, a frame or a mapping of columns; extra columns are ignored.
+
+        Shape:
+            return [B] float32
+
+        Raises:
+            SchemaError: a column is missing or holds what it may not.
+        """
+        rows = arrow_table(table)
+        out = np.empty(rows.num_rows, dtype=np.float32)
+        for start in range(0, rows.num_rows, block):
+            batch = self.pipeline.transform(rows.slice(start, block)).to_batch()
+            out[start : start + len(batch)] = self.recommender(batch).numpy()
+        return out
+
+    def predict(self, table: Raw) -> np.ndarray:
+        """Probabilities of raw rows, [B] float32."""
+        return torch.from_numpy(self.predict_logits(table)).sigmoid().numpy()
+
+    def save(self, folder: Path) -> Path:
+        """Write the folder, whole or not at all."""
+        weights = {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in self.recommender.tensors().items()
+            if not name.startswith("tables.") or name.endswith(".weight")
+        }
+        card = {
+            **FORMAT,
+            "model": dataclasses.asdict(self.spec),
+            "embedding": dataclasses.asdict(self.recommender.lookup.options),
+            "facts": self.facts,
+        }
+        with atomic_folder(folder) as temporary:
+            save_file(weights, temporary / "weights.safetensors")
+            (temporary / "model.json").write_text(json.dumps(card, indent=1))
+            self.pipeline.save(temporary / "pipeline")
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> SavedModel:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: the folder is missing, incomplete, damaged or of another version.
+        """
+        folder = Path(folder)
+        try:
+            card = json.loads((folder / "model.json").read_text())
+            if {key: card.get(key) for key in FORMAT} != FORMAT:
+                raise CheckpointError(
+                    f"{folder} holds a model of version {card.get('version')}; this program reads "
+                    f"version {FORMAT['version']}. Export it again with the version that wrote it."
+                )
+            weights = load_file(folder / "weights.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder} is not a saved model: {error}. Name a run that finished, or its "
+                "output folder."
+            ) from error
+        pipeline = FeaturePipeline.load(folder / "pipeline")
+        spec = ModelSpec(**card["model"])
+        recommender = Recommender.build(
+            pipeline.schema,
+            EmbeddingOptions(**card["embedding"]),
+            spec.make,
+            DenseStorage,
+            spec.pools_histories,
+        )
+        try:
+            recommender.load_tensors(weights)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the weights in {folder} do not fit its card: {error}"
+            ) from error
+        return cls(recommender, pipeline, spec, card["facts"])
