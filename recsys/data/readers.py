@@ -1,13 +1,35 @@
-"""Lazy readers: one table in one or many files, read in batches, never whole."""
+"""Lazy readers: one table in one or many files, read in chunks, never whole.
+
+A `Source` knows its columns, types and row count without reading a value. `batches` yields tables;
+`chunks` yields handles whose columns are read one by one, from any thread, which is what keeps a
+wide table's fit and encode parallel and small.
+
+CSV is converted once to Parquet by a streaming reader, so every later pass costs the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.data.csv_to_parquet import SEPARATORS, convert_csv, has_suffix
+from recsys.errors import SchemaError, did_you_mean
+
+CHUNK_ROWS = 524_288
+"""Rows handled at a time: 39 columns of these take about 150 MB while they are encoded."""
+PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
+FRAME = "<frame>"
+"""Stands for the file name of a table that came from memory."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +44,49 @@ class SourceBatch:
     """Position of the first row within the source."""
 
 
-class Source:
-    """One table in one or many files of the same columns and types."""
+@dataclass(frozen=True)
+class Chunk:
+    """A handle on some consecutive rows of one file; `column` reads and may be called anywhere."""
 
-    columns: dict[str, pa.DataType]
+    column: Callable[[str], pa.Array]
+    """Column name to values; strings come dictionary-encoded where that is cheaper."""
     num_rows: int
+    file: str
+    first_row: int
+    start: int
+
+    def where(self, offset: int, last: int | None = None) -> str:
+        """Name rows of this chunk by file and position, for error messages."""
+        first = self.first_row + offset
+        rows = f"row {first}" if last is None else f"rows {first} to {self.first_row + last}"
+        return f"{self.file} {rows}"
+
+
+class _Part(Protocol):
+    """One file (or frame) of a source."""
+
+    name: str
+    num_rows: int
+    schema: pa.Schema
+
+    def chunks(
+        self, columns: Sequence[str], rows: int
+    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]: ...
+
+    def stamp(self) -> list[Any]: ...
+
+
+class Source:
+    """One table in one or many files of the same columns and types, read lazily."""
+
+    def __init__(self, parts: Sequence[_Part], keep: Any = None) -> None:
+        self._parts = list(parts)
+        self._keep = keep  # a temporary folder lives as long as the source that reads it
+        self.columns = _same_columns(self._parts)
+        self.num_rows = sum(part.num_rows for part in self._parts)
+        if not self.num_rows:
+            names = ", ".join(part.name for part in self._parts)
+            raise SchemaError(f"{names} has no rows; at least one is needed. Check data.path.")
 
     @classmethod
     def open(
@@ -39,29 +99,347 @@ class Source:
         null_values: Sequence[str] = ("",),
         cache_dir: Path | None = None,
     ) -> Source:
-        """Open a file, a folder, a glob or a list of them.
+        """Open a file, a folder, a glob or a list of them; nothing but headers is read.
 
         Args:
-            path: `.parquet`, `.csv`/`.tsv` (also `.gz`), `.arrow`/`.feather`/`.ipc`.
+            path: `.parquet`, `.csv`/`.tsv` (also `.gz`), `.arrow`/`.feather`/`.ipc`. A folder means
+                every such file directly in it or below, in name order.
             names: Column names of a CSV without a header line.
             types: Types of CSV columns that must not be inferred.
             separator: CSV separator; by default tab for `.tsv` and comma otherwise.
             null_values: Texts that mean "missing" in a CSV.
             cache_dir: Where a CSV is converted to Parquet once; by default a temporary folder.
+
+        Raises:
+            SchemaError: No file, a file that cannot be read, no rows, duplicate column names, or
+                files whose columns or types differ.
         """
-        raise NotImplementedError
+        parts: list[_Part] = []
+        keep: list[Any] = []
+        for file in _expand(path):
+            if has_suffix(file, tuple(SEPARATORS)):
+                parquet, folder = convert_csv(
+                    file,
+                    names=names,
+                    types=types,
+                    separator=separator,
+                    null_values=null_values,
+                    cache_dir=cache_dir,
+                )
+                parts.append(_ParquetPart(parquet, origin=file))
+                keep.append(folder)
+            elif file.suffix in ARROW_SUFFIXES:
+                parts.append(_ArrowPart(file))
+            else:
+                parts.append(_ParquetPart(file))
+        return cls(parts, keep)
 
     @classmethod
-    def from_frame(cls, frame: pl.DataFrame) -> Source:
+    def from_frame(cls, frame: pl.DataFrame | pa.Table, name: str = FRAME) -> Source:
         """A table that is in memory already."""
-        raise NotImplementedError
+        if isinstance(frame, pl.DataFrame):
+            frame = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        return cls([_TablePart(frame, name)])
+
+    def __repr__(self) -> str:
+        return (
+            f"Source({len(self._parts)} files, {len(self.columns)} columns, {self.num_rows:,} rows)"
+        )
+
+    @property
+    def files(self) -> tuple[tuple[str, int], ...]:
+        """Name and row count of each file, in reading order."""
+        return tuple((part.name, part.num_rows) for part in self._parts)
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Raise a SchemaError when a column is absent, with the closest name that exists."""
+        for name in columns:
+            if name not in self.columns:
+                raise SchemaError(
+                    f'{self._parts[0].name} has no column "{name}".'
+                    f"{did_you_mean(name, self.columns)}"
+                )
+
+    def chunks(
+        self, columns: Sequence[str] | None = None, rows_per_chunk: int = CHUNK_ROWS
+    ) -> Iterator[Chunk]:
+        """Go through the rows in order; a chunk never spans two files."""
+        names = list(self.columns) if columns is None else list(dict.fromkeys(columns))
+        self.require(names)
+        start = 0
+        for part in self._parts:
+            first = 0
+            for num_rows, column in part.chunks(names, rows_per_chunk):
+                yield Chunk(column, num_rows, part.name, first, start)
+                first += num_rows
+                start += num_rows
 
     def batches(
-        self, columns: Sequence[str] | None = None, rows_per_batch: int = 262_144
+        self, columns: Sequence[str] | None = None, rows_per_batch: int = CHUNK_ROWS
     ) -> Iterator[SourceBatch]:
-        """Read some columns in order, some rows at a time."""
-        raise NotImplementedError
+        """Read some columns in order, at most so many rows at a time."""
+        names = list(self.columns) if columns is None else list(dict.fromkeys(columns))
+        for chunk in self.chunks(names, rows_per_batch):
+            table = pa.table({name: _plain(chunk.column(name)) for name in names})
+            for skip in range(0, chunk.num_rows, rows_per_batch):
+                part = table.slice(skip, rows_per_batch)
+                yield SourceBatch(part, chunk.file, chunk.first_row + skip, chunk.start + skip)
+
+    def head(self, rows: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The first rows."""
+        pieces: list[pa.Table] = []
+        for batch in self.batches(columns, rows):
+            pieces.append(batch.table.slice(0, rows))
+            rows -= len(pieces[-1])
+            if rows <= 0:
+                break
+        return pa.concat_tables(pieces)
 
     def digest(self) -> str:
-        """Changes when the files, their sizes, or their columns do."""
-        raise NotImplementedError
+        """Changes when the files, their sizes or times, or their columns do."""
+        types = {name: str(kind) for name, kind in self.columns.items()}
+        text = json.dumps([types, [part.stamp() for part in self._parts]])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _ParquetPart:
+    """One Parquet file. Strings are read dictionary-encoded: work is per distinct value."""
+
+    def __init__(self, file: Path, origin: Path | None = None) -> None:
+        self.file = file
+        self.origin = origin or file
+        self.name = str(self.origin)
+        try:
+            self.metadata = pq.read_metadata(file)
+            self.schema = self.metadata.schema.to_arrow_schema()
+        except (OSError, pa.ArrowException) as error:
+            raise SchemaError(
+                f"{file} cannot be read as Parquet: it is truncated or of another format "
+                f"({error}). Write it again, or remove it from data.path."
+            ) from error
+        self.num_rows = self.metadata.num_rows
+        self._local = threading.local()
+
+    def stamp(self) -> list[Any]:
+        stat = self.origin.stat()
+        return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
+
+    def _reader(self) -> pq.ParquetFile:
+        # A ParquetFile is not made for concurrent reads, so each thread holds its own.
+        if not hasattr(self._local, "reader"):
+            texts = [f.name for f in self.schema if _is_text(f.type)]
+            self._local.reader = pq.ParquetFile(
+                self.file, metadata=self.metadata, read_dictionary=texts
+            )
+        return self._local.reader
+
+    def chunks(
+        self, columns: Sequence[str], rows: int
+    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]:
+        sizes = [self.metadata.row_group(g).num_rows for g in range(self.metadata.num_row_groups)]
+        group = 0
+        while group < len(sizes):
+            if sizes[group] > 2 * rows:
+                yield from self._pieces(group, columns, rows)
+                group += 1
+                continue
+            last, total = group + 1, sizes[group]
+            while last < len(sizes) and total + sizes[last] <= rows:
+                total += sizes[last]
+                last += 1
+            if total:
+                yield total, self._column_reader(list(range(group, last)))
+            group = last
+
+    def _column_reader(self, groups: list[int]) -> Callable[[str], pa.Array]:
+        def column(name: str) -> pa.Array:
+            with _reading(self.file):
+                reader = self._reader()
+                table = reader.read_row_groups(groups, columns=[name], use_threads=False)
+            return _one(table.column(name))
+
+        return column
+
+    def _pieces(
+        self, group: int, columns: Sequence[str], rows: int
+    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]:
+        with _reading(self.file):
+            batches = self._reader().iter_batches(rows, [group], list(columns), use_threads=True)
+        while True:
+            with _reading(self.file):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch.num_rows, batch.column
+
+
+class _ArrowPart:
+    """One Arrow IPC (Feather v2) file, memory-mapped."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.name = str(file)
+        try:
+            with pa.memory_map(str(file)) as handle, pa.ipc.open_file(handle) as reader:
+                self.schema = reader.schema
+                groups = range(reader.num_record_batches)
+                self.sizes = [reader.get_batch(group).num_rows for group in groups]
+        except (OSError, pa.ArrowException) as error:
+            raise SchemaError(
+                f"{file} cannot be read as an Arrow file: it is truncated or of another format "
+                f"({error}). Write it again, or remove it from data.path."
+            ) from error
+        self.num_rows = sum(self.sizes)
+
+    def stamp(self) -> list[Any]:
+        stat = self.file.stat()
+        return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
+
+    def chunks(
+        self, columns: Sequence[str], rows: int
+    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]:
+        del columns  # pages of columns that are not touched are never read
+        with (
+            _reading(self.file),
+            pa.memory_map(str(self.file)) as handle,
+            pa.ipc.open_file(handle) as reader,
+        ):
+            for group, size in enumerate(self.sizes):
+                batch = reader.get_batch(group)
+                for skip in range(0, size, rows):
+                    piece = batch.slice(skip, rows)
+                    yield piece.num_rows, piece.column
+
+
+class _TablePart:
+    """A table in memory."""
+
+    def __init__(self, table: pa.Table, name: str) -> None:
+        self.table = table
+        self.name = name
+        self.num_rows = table.num_rows
+        self.schema = table.schema
+
+    def stamp(self) -> list[Any]:
+        digest = hashlib.sha256()
+        for batch in self.table.to_batches(max_chunksize=CHUNK_ROWS):
+            frame = pl.from_arrow(batch)
+            assert isinstance(frame, pl.DataFrame)
+            digest.update(frame.hash_rows(seed=0).to_numpy().tobytes())
+        return [self.name, self.num_rows, digest.hexdigest()]
+
+    def chunks(
+        self, columns: Sequence[str], rows: int
+    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]:
+        del columns
+        for skip in range(0, self.num_rows, rows):
+            piece = self.table.slice(skip, rows)
+
+            def column(name: str, piece: pa.Table = piece) -> pa.Array:
+                return _one(piece.column(name))
+
+            yield piece.num_rows, column
+
+
+class _reading:  # noqa: N801 - reads as a verb at the call
+    """Turn a failure in the middle of a file into an error that names the file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, pa.ArrowException)):
+            raise SchemaError(
+                f"{self.file} is corrupted ({error}). Write it again, or remove it from data.path."
+            ) from error
+
+
+def _expand(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Files behind a file, a folder, a glob or a list of them, in name order."""
+    if not isinstance(path, (str, Path)):
+        return [file for one in path for file in _expand(one)]
+    readable = (*PARQUET_SUFFIXES, *ARROW_SUFFIXES, *SEPARATORS)
+    text = str(Path(path).expanduser())
+    if any(sign in text for sign in "*?[") and not Path(text).exists():
+        anchor = Path(Path(text).anchor or ".")
+        files = sorted(anchor.glob(str(Path(text).relative_to(anchor))))
+    elif Path(text).is_dir():
+        files = sorted(
+            file
+            for file in Path(text).rglob("*")
+            if has_suffix(file, readable) and not file.name.startswith((".", "_"))
+        )
+    else:
+        files = [Path(text)]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise SchemaError(
+            f"no data file at {path}; give a file, a folder, a glob or a list of files that end "
+            f"in {', '.join(readable)} (CSV also .gz). Check data.path."
+        )
+    for file in files:
+        if not has_suffix(file, readable):
+            raise SchemaError(
+                f"{file} is of a format that is not read; allowed endings: {', '.join(readable)} "
+                "(CSV also .gz). Rename or convert it."
+            )
+    return files
+
+
+def _same_columns(parts: Sequence[_Part]) -> dict[str, pa.DataType]:
+    """Columns and types of the first file, which every other file must have too."""
+    if not parts:
+        raise SchemaError("no data file was given; give at least one.")
+    for part in parts:
+        names = part.schema.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SchemaError(
+                f"{part.name} has these column names twice: {', '.join(twice)}. Rename them."
+            )
+    first = parts[0]
+    types = {field.name: plain_type(field.type) for field in first.schema}
+    for part in parts[1:]:
+        other = {field.name: plain_type(field.type) for field in part.schema}
+        for name in [*types, *other]:
+            mine, its = types.get(name), other.get(name)
+            if mine != its:
+                raise SchemaError(
+                    f'column "{name}" is {mine or "absent"} in {first.name} but '
+                    f"{its or 'absent'} in {part.name}; all files of one table must have the same "
+                    "columns and types. Convert one of them, or read them apart."
+                )
+    return types
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, however they are laid out: no dictionary, no large or view type."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if _is_text(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(plain_type(kind.value_type))
+    return kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    """One array out of a chunked column."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Decode dictionaries and views."""
+    kind = plain_type(array.type)
+    return array if array.type == kind else array.cast(kind)

@@ -1,0 +1,138 @@
+"""Vocabularies: distinct values and their codes, while they grow and once they are fixed.
+
+Every value is known by its text ("7", "true", "ab"), so one index serves every type and 64-bit ids
+never pass through floats.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.data.schema import NUM_RESERVED, UNSEEN
+from recsys.errors import SchemaError
+
+
+class Interner:
+    """Growing index of texts. Gives provisional codes, and counts the training rows of each.
+
+    The order of provisional codes depends on the order of calls and reaches nobody: `freeze`
+    replaces them by codes that depend on the counts alone. Safe to call from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._categories = pl.Categorical(pl.Categories.random("recsys", pl.UInt32))
+        # The index lives only while a series of its type does.
+        self._anchor = pl.Series([], dtype=self._categories)
+        self._counts = np.zeros(1024, np.int64)
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def codes(self, texts: pa.Array) -> np.ndarray:
+        """Provisional codes, from `NUM_RESERVED` up, of texts that are not null."""
+        column = pl.Series(values=texts, dtype=pl.String)
+        with self._lock:
+            codes = column.cast(self._categories).to_physical().to_numpy().astype(np.int64)
+            if codes.size:
+                self._size = max(self._size, int(codes.max()) + 1)
+        return codes + NUM_RESERVED
+
+    def add(self, codes: np.ndarray, counts: np.ndarray) -> None:
+        """Add training counts to provisional codes (repeats allowed)."""
+        if not codes.size:
+            return
+        with self._lock:
+            if self._size > self._counts.size:
+                grown = np.zeros(max(self._size, 2 * self._counts.size), np.int64)
+                grown[: self._counts.size] = self._counts
+                self._counts = grown
+            np.add.at(self._counts, codes - NUM_RESERVED, counts)
+
+    def freeze(
+        self, dtype: str, min_count: int, max_size: int | None
+    ) -> tuple[Vocabulary, np.ndarray]:
+        """Fix the codes: by descending count, equal counts by value.
+
+        Returns:
+            The vocabulary, and the table [provisional code] -> final code.
+        """
+        counts = np.zeros(self._size, np.int64)
+        known = min(self._size, self._counts.size)
+        counts[:known] = self._counts[:known]
+        kept = np.flatnonzero(counts >= max(min_count, 1))  # 0: seen outside training only
+        texts = pl.Series(kept.astype(np.uint32)).cat.to(self._categories).cast(pl.String)
+        frame = pl.DataFrame({"text": texts, "count": counts[kept], "at": kept})
+        value = pl.col("text").cast(pl.Int128) if dtype == "int" else pl.col("text")
+        frame = frame.sort("count", value, descending=[True, False])
+        if max_size is not None:
+            frame = frame.head(max_size)
+        table = np.full(NUM_RESERVED + self._size, UNSEEN, np.int32)
+        table[:NUM_RESERVED] = np.arange(NUM_RESERVED)
+        table[NUM_RESERVED + frame["at"].to_numpy()] = np.arange(len(frame)) + NUM_RESERVED
+        return Vocabulary(frame["text"], frame["count"]), table
+
+
+class Vocabulary:
+    """Fixed texts in code order, with their training counts."""
+
+    def __init__(self, texts: pl.Series, counts: pl.Series) -> None:
+        self.texts = texts
+        self.counts = counts
+        self._index: pl.Enum | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def size(self) -> int:
+        """Number of codes, the reserved ones included."""
+        return NUM_RESERVED + len(self.texts)
+
+    def codes(self, texts: pa.Array) -> np.ndarray:
+        """Codes of texts that are not null; UNSEEN for those the vocabulary does not hold."""
+        if self._index is None:
+            self._index = pl.Enum(self.texts)
+        column = pl.Series(values=texts, dtype=pl.String).cast(self._index, strict=False)
+        codes = column.to_physical().cast(pl.Int64) + NUM_RESERVED
+        return codes.fill_null(UNSEEN).to_numpy()
+
+    def tokens(self, dtype: str) -> pa.Array:
+        """External values by code; the reserved codes are null."""
+        column = self.texts
+        if dtype == "int":
+            wide = column.str.len_bytes().max() or 0
+            column = column.cast(pl.Int64 if int(str(wide)) < 19 else pl.Int128)
+            if column.dtype == pl.Int128:
+                biggest = column.max()
+                fits = isinstance(biggest, int) and biggest < 2**63
+                column = column.cast(pl.Int64 if fits else pl.UInt64)
+        elif dtype == "bool":
+            column = column == "true"
+        elif dtype == "float":
+            column = column.cast(pl.Float64)
+        values = column.to_arrow(compat_level=pl.CompatLevel.oldest())
+        return pa.concat_arrays([pa.nulls(NUM_RESERVED, values.type), values])
+
+    def save(self, path: Path) -> None:
+        """Write texts and counts as Parquet."""
+        texts = self.texts.to_arrow(compat_level=pl.CompatLevel.oldest())
+        table = pa.table({"token": texts, "count": pa.array(self.counts.to_numpy(), pa.int64())})
+        pq.write_table(table, path, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read what `save` wrote."""
+        try:
+            frame = pl.from_arrow(pq.read_table(path))
+        except (OSError, pa.ArrowException) as error:
+            raise SchemaError(
+                f"the vocabulary file {path} is missing or corrupted ({error}). Prepare the data "
+                "again with data.rebuild=true."
+            ) from error
+        assert isinstance(frame, pl.DataFrame)
+        return cls(frame["token"], frame["count"])
