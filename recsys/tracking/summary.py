@@ -1,0 +1,99 @@
+"""The tables of a run's story: its data, its model, its result. Values in, rows of text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from recsys.tracking.format import compact, duration, metric, shown_metrics, size
+
+if TYPE_CHECKING:
+    from recsys.data.prepare import Prepared
+    from recsys.embedding.lookup import EmbeddingLookup
+
+MAX_COLUMNS_SHOWN = 40
+"""Columns of the data listed on screen; the schema file has them all."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, column names and rows of cells."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
+def split_table(prepared: Prepared) -> Table:
+    """One row per split."""
+    total = max(sum(store.num_rows for store in prepared.stores.values()), 1)
+    rows = [
+        (name, f"{store.num_rows:,}", f"{store.num_rows / total:.0%}")
+        for name, store in prepared.stores.items()
+    ]
+    return Table(f"Data: {prepared.name}", ("split", "rows", "share"), rows)
+
+
+def column_table(summary: Sequence[Mapping[str, Any]]) -> Table | None:
+    """One row per column of the data, as the schema understands it."""
+    if not summary:
+        return None
+    columns = list(summary[0])
+    rows = [[_cell(row.get(name)) for name in columns] for row in summary[:MAX_COLUMNS_SHOWN]]
+    hidden = len(summary) - len(rows)
+    if hidden > 0:
+        rows.append([f"... and {hidden} more", *([""] * (len(columns) - 1))])
+    return Table("Columns", columns, rows)
+
+
+def model_table(
+    name: str, lookup: EmbeddingLookup, parameters: Mapping[str, int], memory: Mapping[str, int]
+) -> Table:
+    """Where the parameters lie and what they cost."""
+    codes = sum(field.size or 0 for field in lookup.schema if field.shares is None)
+    table_rows = lookup.layout.num_rows
+    fewer = f" ({codes / table_rows:.0f}x fewer)" if codes >= 2 * table_rows else ""
+    rows = [
+        (
+            "embedding",
+            f"{parameters['embedding']:,}",
+            f"{table_rows:,} rows for {codes:,} codes{fewer}",
+            *(size(memory[key]) for key in ("weights", "optimizer", "serving")),
+        ),
+        ("interaction", f"{parameters['dense']:,}", name, "", "", ""),
+    ]
+    heads = ("part", "parameters", "what", "weights", "optimiser", "serving")
+    return Table("Model", heads, rows)
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """One row per split, and the best that is possible where that is known."""
+    metrics: dict[str, Mapping[str, float]] = dict(result["metrics"])
+    if result.get("bayes"):
+        metrics["best possible"] = result["bayes"]
+    names = shown_metrics({name: 0.0 for values in metrics.values() for name in values})
+    rows = [
+        (split, *(metric(name, values[name]) if name in values else "" for name in names))
+        for split, values in metrics.items()
+    ]
+    return Table(f"Result: {result['model']} on {result['data']}", ("", *names), rows)
+
+
+def result_line(result: Mapping[str, Any]) -> str:
+    """What the run cost."""
+    return (
+        f"{compact(result['num_parameters'])} parameters, {result['epochs']} epochs in "
+        f"{duration(result['fit_seconds'])}, {compact(result['train_rows_per_second'])} rows/s, "
+        f"peak memory {size(result['peak_memory_mib'] * 2**20)}"
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
