@@ -89,9 +89,9 @@ def duration(seconds: float) -> str:
     """
     if not math.isfinite(seconds):
         return "?"
-    if seconds < 0.5:
-        return "<1s"
     total = round(seconds)
+    if total < 1:
+        return "<1s"
     if total < 60:
         return f"{total}s"
     minutes = round(seconds / 60)
