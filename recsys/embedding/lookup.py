@@ -117,6 +117,7 @@ class EmbeddingLookup(nn.Module):
         linear: Add a first-order weight per slot (`Embedded.linear`).
         pool_histories: True gives each history one mean-pooled slot in `fields`; False leaves the
             sequence in `Embedded.history` beside its `target`.
+        vectors: False leaves only the first-order weights: `fields` is [B, F, 0].
 
     Raises:
         ConfigError: the options do not fit the schema.
@@ -131,14 +132,15 @@ class EmbeddingLookup(nn.Module):
         *,
         linear: bool = False,
         pool_histories: bool = True,
+        vectors: bool = True,
     ) -> None:
         super().__init__()
         self.schema = schema
         self.options = options
-        self.embed_dim = options.dim
+        self.embed_dim = options.dim if vectors else 0
         self.linear = linear
         self.layout = options.build_layout(schema)
-        width = options.dim + int(linear)
+        width = self.embed_dim + int(linear)
         self.storage = make_storage(self.layout.num_rows, width)
         self.storage.initialize(options.init_std)
 

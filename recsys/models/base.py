@@ -24,6 +24,9 @@ class CTRModel(nn.Module):
     """True when `forward` reads `Embedded.history` and `Embedded.target` (DIN and its kin); other
     models get each history as one mean-pooled slot."""
 
+    needs_fields: ClassVar[bool] = True
+    """False when `forward` reads only first-order weights (LR): the tables then have no vectors."""
+
     needs_linear: bool = False
     """True when `forward` reads `Embedded.linear` (LR, FM, DeepFM and their kin). A model sets it
     in its constructor, since it may depend on a hyperparameter."""

@@ -38,6 +38,7 @@ class Recommender(nn.Module):
         make_model: Callable[[int, int, int], CTRModel],
         make_storage: Callable[[int, int], Storage],
         pool_histories: bool = True,
+        vectors: bool = True,
     ) -> Recommender:
         """Size the model by the schema, then the lookup by what the model wants.
 
@@ -47,16 +48,18 @@ class Recommender(nn.Module):
             make_model: `(num_fields, embed_dim, num_dense) -> CTRModel`.
             make_storage: `(num_rows, width) -> Storage`.
             pool_histories: False when the model reads `Embedded.history`.
+            vectors: False when it reads only `Embedded.linear`.
         """
         layout = embedding.build_layout(schema)
         plan = SlotPlan.of(schema, layout, embedding.numeric, pool_histories)
-        model = make_model(plan.num_fields, embedding.dim, plan.num_dense)
+        model = make_model(plan.num_fields, embedding.dim if vectors else 0, plan.num_dense)
         lookup = EmbeddingLookup(
             schema,
             embedding,
             make_storage,
             linear=model.needs_linear,
             pool_histories=pool_histories,
+            vectors=vectors,
         )
         return cls(lookup, model)
 

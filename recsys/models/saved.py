@@ -59,6 +59,11 @@ class ModelSpec:
         """False when the model reads whole histories."""
         return not getattr(import_target(self.target), "needs_history", False)
 
+    @property
+    def needs_fields(self) -> bool:
+        """False when the model reads only first-order weights."""
+        return bool(getattr(import_target(self.target), "needs_fields", True))
+
     def make(self, num_fields: int, embed_dim: int, num_dense: int) -> Any:
         """Build the model for these sizes."""
         sizes = {"num_fields": num_fields, "embed_dim": embed_dim, "num_dense": num_dense}
@@ -156,6 +161,7 @@ class SavedModel:
             spec.make,
             DenseStorage,
             spec.pools_histories,
+            spec.needs_fields,
         )
         try:
             recommender.load_tensors(weights)

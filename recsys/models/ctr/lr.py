@@ -7,6 +7,8 @@ Shapes   B rows, F slots, N dense columns.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from recsys.embedding.embedded import Embedded
@@ -30,6 +32,8 @@ class LR(CTRModel):
         >>> model(Embedded.random(batch=2, fields=3, dim=1, dense=2)).shape
         torch.Size([2])
     """
+
+    needs_fields: ClassVar[bool] = False
 
     def __init__(self, num_fields: int, embed_dim: int, num_dense: int) -> None:
         super().__init__(num_fields, embed_dim, num_dense)
