@@ -77,3 +77,11 @@ def move_into_place(partial: Path, path: Path) -> None:
     else:
         partial.rename(path)
     sync_folder(path.parent)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file that appears, or is replaced, in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary_sibling(path)
+    partial.write_text(text)
+    partial.replace(path)

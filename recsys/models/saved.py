@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recsys.data.atomic import atomic_folder
-from recsys.data.encode import FeaturePipeline, Raw, arrow_table
+from recsys.data.encode import EncodedTable, FeaturePipeline, Raw, arrow_table
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.storage import DenseStorage
 from recsys.errors import CheckpointError
@@ -92,7 +92,6 @@ class SavedModel:
         self.spec = spec
         self.facts = dict(facts or {})
 
-    @torch.no_grad()
     def predict_logits(self, table: Raw, block: int = 16384) -> np.ndarray:
         """Logits of raw rows: a table, a frame or a mapping of columns; extra columns are ignored.
 
@@ -105,13 +104,18 @@ class SavedModel:
         rows = arrow_table(table)
         out = np.empty(rows.num_rows, dtype=np.float32)
         for start in range(0, rows.num_rows, block):
-            batch = self.pipeline.transform(rows.slice(start, block)).to_batch()
-            out[start : start + len(batch)] = self.recommender(batch).numpy()
+            encoded = self.pipeline.transform(rows.slice(start, block))
+            out[start : start + len(encoded)] = self.logits_of(encoded)
         return out
+
+    @torch.no_grad()
+    def logits_of(self, encoded: EncodedTable) -> np.ndarray:
+        """Logits of rows that this model's pipeline has encoded, [B] float32."""
+        return self.recommender(encoded.to_batch()).numpy()
 
     def predict(self, table: Raw) -> np.ndarray:
         """Probabilities of raw rows, [B] float32."""
-        return torch.from_numpy(self.predict_logits(table)).sigmoid().numpy()
+        return probabilities(self.predict_logits(table))
 
     def save(self, folder: Path) -> Path:
         """Write the folder, whole or not at all."""
@@ -170,3 +174,8 @@ class SavedModel:
                 f"the weights in {folder} do not fit its card: {error}"
             ) from error
         return cls(recommender, pipeline, spec, card["facts"])
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The sigmoid every scorer of this library uses, so that all of them agree to the bit."""
+    return torch.from_numpy(logits).sigmoid().numpy()

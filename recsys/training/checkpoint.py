@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recsys.data.atomic import atomic_folder, write_text_whole
 from recsys.errors import CheckpointError
 
 _NAME = re.compile(r"step-(\d{8,})$")
@@ -99,20 +99,12 @@ class Checkpoints:
             CheckpointError: it could not be written; nothing half-written is left behind.
         """
         target = self.path(step)
-        temporary = self.folder / f".writing-{target.name}-{os.getpid()}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            _write(temporary, tensors, state)
-            if target.exists():  # the same step again, e.g. interrupted right after an evaluation
-                shutil.rmtree(target)
-            temporary.rename(target)
-            _sync(self.folder)
+            with atomic_folder(target) as temporary:
+                _write(temporary, tensors, state)
             if best:
-                self._mark_best(step)
+                write_text_whole(self.folder / "best.json", json.dumps({"step": step}))
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             newest = self.steps()
             kept = f"step {newest[-1]} is intact" if newest else "there is no earlier one"
             raise CheckpointError(
@@ -156,12 +148,6 @@ class Checkpoints:
             f"no intact checkpoint in {self.folder}. " + " ".join(problems or ["It holds none."])
         )
 
-    def _mark_best(self, step: int) -> None:
-        temporary = self.folder / f".best-{os.getpid()}.json"
-        temporary.write_text(json.dumps({"step": step}))
-        _sync(temporary)
-        temporary.replace(self.folder / "best.json")
-
     def _prune(self) -> None:
         steps = self.steps()
         keep = {*steps[-self.keep_last :], self.best_step()}
@@ -196,7 +182,7 @@ def verify(folder: Path) -> None:
 
 
 def _write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write and flush all files of a checkpoint."""
+    """Write all files of a checkpoint."""
     for stem, group in tensors.items():
         plain = {k: v.detach().contiguous().cpu() for k, v in group.items()}
         # safetensors refuses tensors that share memory, as the tables of one storage do.
@@ -211,19 +197,8 @@ def _write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str,
         path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (*files, folder / _MANIFEST, folder):
-        _sync(path)
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

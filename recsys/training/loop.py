@@ -359,10 +359,11 @@ class Trainer:
 
     def _validate(self, val: Loader) -> bool:
         metrics = self.evaluate(val).compute()
+        lr = self.optimizers.lr
         improved = self.plateau.update(metrics)
         self.optimizers.set_scale(self.plateau.scale)
-        row = {"step": self.global_step, "epoch": self.epoch, "improved": improved, **metrics}
-        self.curve.evaluations.append(row)
+        facts = {"step": self.global_step, "epoch": self.epoch, "improved": improved, "lr": lr}
+        self.curve.evaluations.append(facts | metrics)
         record = EvaluationRecord(
             self.global_step, self.epoch, metrics, improved, self.plateau.scale
         )

@@ -1,0 +1,94 @@
+"""Score new raw rows with the feature pipeline and the weights of a finished run.
+
+python -m pipelines.evaluate run=<run id> data.path=new.parquet
+python -m pipelines.evaluate run=outputs/clicks/autoint/<time> data.path='days/*.parquet'
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from recsys import config
+from recsys.errors import ConfigError
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Stream the rows through the model; memory does not grow with their number.
+
+    Returns:
+        What `result.json` holds.
+    """
+    for key, value in (("run", cfg.run), ("data.path", cfg.data.path)):
+        if value is None:
+            raise ConfigError(
+                f"{key} is missing. Example: python -m pipelines.evaluate run=<run id> "
+                "data.path=new.parquet"
+            )
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from recsys.data.atomic import write_text_whole
+    from recsys.data.readers import Source
+    from recsys.metrics.report import ClassificationReport
+    from recsys.models.saved import SavedModel, probabilities
+    from recsys.tracking.console import Console
+    from recsys.tracking.find import find_model
+
+    console = Console(cfg.console)
+    folder = find_model(str(cfg.run), cfg.tracking.get("uri"))
+    saved = SavedModel.load(folder)
+    schema = saved.pipeline.schema
+    source = Source.open(cfg.data.path)
+    source.require(schema.names)
+    labelled = set(schema.labels) <= set(source.columns)
+    extra = [*schema.labels] if labelled else []
+    extra += [c for c in (schema.weight, schema.group) if c is not None and c in source.columns]
+    columns = list(dict.fromkeys([*schema.names, *extra]))
+    console.banner(f"{saved.spec.class_name} of {folder} on {cfg.data.path}")
+
+    output = Path(cfg.output_dir or Path("outputs/evaluate") / f"{datetime.now():%Y%m%d-%H%M%S}")
+    output.mkdir(parents=True, exist_ok=True)
+    report = ClassificationReport()
+    target = output / "predictions.parquet"
+    temporary = output / ".predictions.parquet.writing"
+    fields = pa.schema([("probability", pa.float32())])
+    done = 0
+    with pq.ParquetWriter(temporary, fields) as writer:
+        for batch in source.batches(columns, cfg.block_rows):
+            encoded = saved.pipeline.transform(batch.table)
+            logits = saved.logits_of(encoded)
+            if labelled and encoded.label is not None:
+                report.add(logits, encoded.label, encoded.weight, encoded.group)
+            writer.write_table(pa.table({"probability": probabilities(logits)}, schema=fields))
+            done += len(logits)
+            console.preparing(done, source.num_rows, "score")
+    temporary.replace(target)
+    result = {
+        "run": str(cfg.run),
+        "model": saved.spec.stem,
+        "data": str(cfg.data.path),
+        "rows": done,
+        "metrics": {"data": report.compute()} if labelled else {},
+        "predictions": str(target),
+    }
+    write_text_whole(output / "result.json", json.dumps(result, indent=1))
+    if labelled:
+        metrics = result["metrics"]["data"]
+        console.table(
+            f"{saved.spec.class_name}, {done:,} rows",
+            ("metric", "value"),
+            [(name, f"{value:.5f}") for name, value in metrics.items()],
+        )
+    else:
+        console.note(f"no label column ({', '.join(schema.labels)}): scores only")
+    console.note(f"{done:,} probabilities in {target}")
+    return result
+
+
+if __name__ == "__main__":
+    config.main(evaluate, "evaluate")

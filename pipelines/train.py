@@ -1,0 +1,29 @@
+"""Train one model and leave a tracked run behind.
+
+python -m pipelines.train ctr=autoint
+python -m pipelines.train ctr=autoint data=parquet data.path=clicks.parquet data.label=clicked
+python -m pipelines.train experiment=frappe_dcnv2 data.source=<folder> seed=1
+torchrun --nproc-per-node 2 -m pipelines.train ctr=autoint
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from recsys import config
+
+
+def train(cfg: DictConfig) -> dict[str, object]:
+    """Run the configured training; the checks that need nothing heavy come first.
+
+    Returns:
+        What `result.json` holds.
+    """
+    family, stem = config.chosen_model(cfg)
+    from pipelines.training_run import TrainingRun
+
+    return TrainingRun(cfg, family, stem).run()
+
+
+if __name__ == "__main__":
+    config.main(train, "train")

@@ -1,0 +1,403 @@
+"""One training run from configuration to result, in the order in which a person reads about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import recsys
+from recsys import config
+from recsys.data.atomic import write_text_whole
+from recsys.data.loader import Loader
+from recsys.data.options import DataOptions
+from recsys.data.prepare import Prepared, prepare
+from recsys.data.raw import RawDataset
+from recsys.data.store import Store
+from recsys.embedding.lookup import EmbeddingOptions
+from recsys.errors import CheckpointError, ConfigError
+from recsys.metrics.report import ClassificationReport
+from recsys.models.recommender import Recommender
+from recsys.models.registry import call, import_target
+from recsys.models.saved import ModelSpec, SavedModel
+from recsys.tracking.console import Console
+from recsys.tracking.names import experiment_name, run_name
+from recsys.tracking.run import Tracker, infer_signature, open_tracker
+from recsys.training.checkpoint import Checkpoint, Checkpoints
+from recsys.training.loop import EvaluationRecord, StepRecord, Trainer, TrainerOptions
+from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
+from recsys.training.ranks import Ranks
+
+OUTPUTS = Path("outputs")
+EXAMPLE_ROWS = 5
+
+
+class TrainingRun:
+    """Everything that one `python -m pipelines.train` does.
+
+    Args:
+        cfg: Composed configuration.
+        family: Chosen model family.
+        stem: Chosen model.
+
+    Raises:
+        ConfigError: a node has an unknown key or a value out of range; nothing has been read yet.
+    """
+
+    def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
+        self.cfg = cfg
+        self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
+        self.embedding = config.build_options(EmbeddingOptions, cfg.embedding, "embedding")
+        self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
+        arguments = {k: v for k, v in config.plain(cfg[family]).items() if k != "_target_"}
+        self.spec = ModelSpec(family, cfg[family]["_target_"], arguments)
+        self.spec.make(2, self.embedding.dim, 0)  # unknown or impossible hyperparameters fail here
+        self.stem = stem
+        self.seed = int(cfg.seed)
+        self.started = datetime.now()
+        self.device = choose_device(self.trainer_options.device)
+        if self.trainer_options.threads:
+            torch.set_num_threads(self.trainer_options.threads)
+
+    def run(self) -> dict[str, Any]:
+        """Prepare, build, train, test, save, report."""
+        self.ranks = Ranks.join(self.device)
+        self.console = Console(self.cfg.console if self.ranks.is_first else "none")
+        try:
+            data = self.prepare_data()
+            self.folder, checkpoint = self.open_folder(data)
+            with self.open_tracker(data, checkpoint) as tracker:
+                return self.train_and_test(data, checkpoint, tracker)
+        finally:
+            self.ranks.leave()
+
+    # -- data and places ---------------------------------------------------------------------
+
+    def prepare_data(self) -> Prepared:
+        """Read the recipe, fit and encode (or open what an earlier run encoded)."""
+        node = config.plain(self.cfg.data)
+        common = {f: node.pop(f) for f in list(node) if f in DataOptions.__dataclass_fields__}
+        options = config.build_options(DataOptions, common, "data")
+        recipe = import_target(node.pop("_target_"))
+        raw: RawDataset = call(recipe, node, {}, "data")
+        self.console.banner(
+            f"recsys {recsys.__version__} - {self.spec.class_name} on {raw.name} - {self.device} - "
+            f"seed {self.seed}"
+        )
+        if self.ranks.is_first:
+            prepared = prepare(raw, options, OUTPUTS / "prepared", self.console.preparing)
+        self.ranks.wait()  # the others open what the first one wrote
+        if not self.ranks.is_first:
+            prepared = prepare(raw, options, OUTPUTS / "prepared")
+        self.console.prepared(prepared)
+        columns = prepared.pipeline.schema.names
+        self.example = next(iter(raw.files.values())).head(EXAMPLE_ROWS, columns).to_pandas()
+        return prepared
+
+    def open_folder(self, data: Prepared) -> tuple[Path, Checkpoint | None]:
+        """Choose the output folder, and the checkpoint to continue from if there is one."""
+        base = OUTPUTS / data.name / self.stem
+        given = self.cfg.output_dir
+        fingerprint = config.identity(self.cfg)
+        resume = self.trainer_options.resume
+        folder = Path(given) if given else base / f"{self.started:%Y%m%d-%H%M%S}-{os.getpid()}"
+        checkpoint = None
+        if resume == "auto":
+            found = [folder] if given else newest_first(base)
+            for candidate in found:
+                checkpoint = self.continuable(candidate, fingerprint)
+                if checkpoint is not None:
+                    folder = candidate
+                    break
+            else:
+                self.console.note("nothing to continue; starting anew")
+        elif resume is not None:
+            folder = Path(resume)
+            checkpoint = self.continuable(folder, fingerprint, required=True)
+        folder = Path(self.ranks.share(str(folder)))
+        if self.ranks.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.cfg, folder / "config.yaml")
+            (folder / "identity.txt").write_text(fingerprint)
+        return folder, checkpoint
+
+    def continuable(
+        self, folder: Path, fingerprint: str, required: bool = False
+    ) -> Checkpoint | None:
+        """The newest intact checkpoint of a run with this configuration that has not finished."""
+        try:
+            same = (folder / "identity.txt").read_text() == fingerprint
+        except OSError:
+            same = False
+        if not same or not Checkpoints(folder / "checkpoints").steps():
+            if required:
+                raise CheckpointError(
+                    f"trainer.resume={folder}: there is no checkpoint of this configuration. "
+                    f"Compare {folder / 'config.yaml'} with --cfg job, or use trainer.resume=auto."
+                )
+            return None
+        if (folder / "result.json").exists() and not required:
+            return None
+        checkpoint, problems = Checkpoints(folder / "checkpoints").load_newest_intact()
+        for problem in problems:
+            self.console.note(f"skipped: {problem}")
+        return checkpoint
+
+    @contextmanager
+    def open_tracker(self, data: Prepared, checkpoint: Checkpoint | None) -> Iterator[Tracker]:
+        """The run in MLflow; only the first rank has one."""
+        kind = self.cfg.tracking.kind if self.ranks.is_first else "none"
+        resumed = (checkpoint.state.get("run_id") if checkpoint else None) or None
+        tags = {
+            "model": self.stem,
+            "family": self.spec.family,
+            "dataset": data.name,
+            "seed": self.seed,
+            "device": str(self.device),
+            "output_dir": str(self.folder.resolve()),
+            **config.plain(self.cfg.tracking.get("tags") or {}),
+        }
+        with open_tracker(
+            kind,
+            experiment=experiment_name(data.name),
+            run_name=run_name(self.stem, self.started),
+            uri=self.cfg.tracking.get("uri"),
+            tags=tags,
+            resume_run_id=resumed,
+            system_metrics=bool(self.cfg.tracking.get("system_metrics", False)),
+            notify=self.console.note,
+        ) as tracker:
+            if resumed is None:
+                tracker.log_params(loggable(self.cfg))
+            yield tracker
+
+    # -- the work ----------------------------------------------------------------------------
+
+    def train_and_test(
+        self, data: Prepared, checkpoint: Checkpoint | None, tracker: Tracker
+    ) -> dict[str, Any]:
+        """Build, fit, evaluate and write everything down."""
+        begin = time.perf_counter()
+        seed_everything(self.seed)
+        recommender = Recommender.build(
+            data.pipeline.schema,
+            self.embedding,
+            self.spec.make,
+            self.optimizer_options.storage_factory(self.device, self.ranks.world_size),
+            self.spec.pools_histories,
+            self.spec.needs_fields,
+        ).to(self.device)
+        optimizers = Optimizers(recommender.lookup, recommender.model, self.optimizer_options)
+        parameters = recommender.num_parameters()
+        memory = recommender.lookup.memory(STATE_FLOATS[self.optimizer_options.name])
+        self.console.model(self.spec.class_name, recommender.lookup, parameters, memory)
+        self.console.note(f"output {self.folder}   {tracker.url}")
+        self.log_data(data, tracker)
+
+        trainer = Trainer(
+            recommender,
+            optimizers,
+            self.trainer_options,
+            Checkpoints(self.folder / "checkpoints", self.trainer_options.keep_last),
+            observers=(self.console, TrackerObserver(tracker)),
+            ranks=self.ranks,
+            facts={"run_id": tracker.run_id},
+        )
+        train, val = self.loader(data.train, shuffle=True), None
+        if data.val is not None:
+            val = self.loader(data.val, shuffle=False)
+        if checkpoint is not None:
+            trainer.load(checkpoint, train)
+            self.console.note(f"continuing after step {trainer.global_step:,}")
+        trainer.fit(train, val)
+        fit_seconds = time.perf_counter() - begin
+        reports = {
+            name: trainer.evaluate(self.loader(store, shuffle=False))
+            for name, store in (("val", data.val), ("test", data.test))
+            if store is not None
+        }
+        if not self.ranks.is_first:
+            return {}
+        metrics = {name: report.compute() for name, report in reports.items()}
+        result = {
+            "run_id": tracker.run_id,
+            "model": self.stem,
+            "data": data.name,
+            "seed": self.seed,
+            "config": config.plain(self.cfg),
+            "data_digest": data.digest,
+            "num_parameters": parameters["embedding"] + parameters["dense"],
+            "parameters": parameters,
+            "embedding_bytes": memory,
+            "metrics": metrics,
+            "epochs": trainer.epoch,
+            "steps": trainer.global_step,
+            "fit_seconds": fit_seconds,
+            "train_rows_per_second": trainer.curve.rows_per_second,
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "notes": list(data.notes),
+        }
+        if data.bayes is not None:
+            result["bayes"] = dict(data.bayes)
+        self.write_results(result, trainer, reports, data, tracker)
+        return result
+
+    def loader(self, store: Store, shuffle: bool) -> Loader:
+        """Batches of a store for this rank."""
+        options = self.trainer_options
+        return Loader(
+            store,
+            options.batch_size if shuffle else options.eval_batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            shuffle_rows=options.shuffle_rows,
+            prefetch=options.prefetch,
+        )
+
+    def log_data(self, data: Prepared, tracker: Tracker) -> None:
+        """Record what each split is, so that runs are compared on the same rows."""
+        schema = {f.name: f"{f.kind} ({f.encoding})" for f in data.pipeline.schema}
+        for context, store in (
+            ("training", data.train),
+            ("validation", data.val),
+            ("test", data.test),
+        ):
+            if store is not None:
+                tracker.log_dataset(
+                    data.name,
+                    digest=store.digest,
+                    context=context,
+                    num_rows=store.num_rows,
+                    source=str(
+                        self.cfg.data.get("source") or self.cfg.data.get("path") or data.name
+                    ),
+                    schema=schema,
+                )
+
+    def write_results(
+        self,
+        result: dict[str, Any],
+        trainer: Trainer,
+        reports: dict[str, ClassificationReport],
+        data: Prepared,
+        tracker: Tracker,
+    ) -> None:
+        """Model, plots and numbers: in the output folder, and in MLflow."""
+        from pipelines.training_report import write_plots
+
+        saved = SavedModel(
+            trainer.recommender.cpu(),
+            data.pipeline,
+            self.spec,
+            {key: result[key] for key in ("run_id", "data", "data_digest", "seed")},
+        )
+        folder = self.folder / "model"
+        saved.save(folder)
+        final = {
+            f"{split}/{name}": value
+            for split, values in result["metrics"].items()
+            for name, value in values.items()
+            if split == "test"
+        }
+        for key in ("fit_seconds", "train_rows_per_second", "peak_memory_mib"):
+            final[key] = result[key]
+        tracker.log_metrics(final, trainer.global_step)
+        tracker.log_artifact(self.folder / "config.yaml")
+        plots = write_plots(self.folder / "plots", self.spec, data, trainer, reports)
+        if plots is not None:
+            tracker.log_artifact(plots, "plots")
+        log_model(tracker, folder, saved, self.example, trainer.global_step)
+        text = json.dumps(result, indent=1)
+        write_text_whole(self.folder / "result.json", text)
+        tracker.log_artifact(self.folder / "result.json")
+        if self.cfg.result_file:
+            write_text_whole(Path(self.cfg.result_file), text)
+        self.console.result(result, self.folder)
+
+
+class TrackerObserver:
+    """Sends progress to MLflow: one dictionary per record, never per batch."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def step(self, record: StepRecord) -> None:
+        self.tracker.log_metrics(
+            {
+                "train/loss": record.loss,
+                "train/grad_norm": record.grad_norm,
+                "train/lr": record.lr,
+                "train/rows_per_second": record.rows_per_second,
+                "train/data_share": record.data_share,
+                "train/epoch": float(record.epoch),
+            },
+            record.step,
+        )
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        values = {f"val/{name}": value for name, value in record.metrics.items()}
+        self.tracker.log_metrics(values, record.step)
+
+
+def log_model(
+    tracker: Tracker, folder: Path, saved: SavedModel, example: pd.DataFrame, step: int
+) -> None:
+    """Log the model as a pyfunc that carries its code, its signature made of raw rows."""
+    package = Path(recsys.__file__).parent
+    scored = pd.DataFrame({"probability": saved.predict(example)})
+    tracker.log_pyfunc_model(
+        "model",
+        python_model=str(package / "tracking" / "pyfunc.py"),
+        artifacts={"model": str(folder)},
+        signature=infer_signature(example, scored),
+        code_paths=[str(package)],
+        step=step,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU when there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"trainer.device={name}, but torch sees no GPU. Use trainer.device=cpu, or see "
+                "python -m pipelines.doctor."
+            )
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if name != "cpu":
+        raise ConfigError(f'trainer.device="{name}" does not exist. Allowed: auto, cpu, cuda.')
+    return torch.device("cpu")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that anything in a run might draw from."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def newest_first(base: Path) -> list[Path]:
+    """Run folders, the newest first (their names are times)."""
+    return sorted((p for p in base.glob("*") if p.is_dir()), key=lambda p: p.name, reverse=True)
+
+
+def loggable(cfg: DictConfig) -> dict[str, Any]:
+    """What a user can set: the configuration without places and switches of presentation."""
+    values = config.plain(cfg)
+    for key in (*config.NOT_IDENTITY, "experiment"):
+        values.pop(key, None)
+    return {key: value for key, value in values.items() if value is not None}
