@@ -23,7 +23,7 @@ MISSING_GROUP = int(np.iinfo(np.int64).min)
 
 
 class Coder(Protocol):
-    """Texts to codes: a growing or a fixed vocabulary, or a hash."""
+    """Texts to codes, null to MISSING: a growing or a fixed vocabulary, or a hash."""
 
     def codes(self, texts: pa.Array) -> np.ndarray: ...
 
@@ -35,9 +35,12 @@ class HashCoder:
     hash_size: int
 
     def codes(self, texts: pa.Array) -> np.ndarray:
-        """Codes from `NUM_RESERVED` up, of texts that are not null."""
-        buckets = hash_text(texts) % np.uint64(self.hash_size)
-        return buckets.astype(np.int64) + NUM_RESERVED
+        """Codes from `NUM_RESERVED` up; MISSING for null."""
+        buckets = hash_text(texts.fill_null("")) % np.uint64(self.hash_size)
+        codes = buckets.astype(np.int64) + NUM_RESERVED
+        if texts.null_count:
+            codes[texts.is_null().to_numpy(zero_copy_only=False)] = MISSING
+        return codes
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _texts(values: pa.Array, field: Field, chunk: Chunk) -> pa.Array:
             values = values.cast(pa.bool_())
         elif have is None or (want != "string" and have != want):
             raise pa.ArrowInvalid(f"it holds {values.type}")
-        return values.cast(pa.large_string())
+        return values if _is_text(values.type) else values.cast(pa.string())
     except pa.ArrowException as error:
         raise SchemaError(
             f'column "{field.name}" is declared {want}, but in {chunk.where(0, chunk.num_rows - 1)}'
@@ -119,17 +122,25 @@ def category_codes(
     if not pa.types.is_dictionary(array.type):
         if pa.types.is_floating(array.type):
             array = _without_nan(array, field.name, chunk, nan_as_missing)
-        array = array.cast(plain_type(array.type)).dictionary_encode()
-    texts = _texts(array.dictionary, field, chunk)
-    table = np.append(coder.codes(texts), MISSING)  # the last entry answers index -1
-    if table.min() >= 0 and table.max() < 2**31:
-        table = table.astype(np.int32)  # half the memory to go through below
+        array = array.cast(plain_type(array.type))
+        if _is_text(array.type):
+            return _narrow(coder.codes(_texts(array, field, chunk)))
+        array = array.dictionary_encode()
+    # Work per distinct value; the last entry of the table answers index -1.
+    table = _narrow(np.append(coder.codes(_texts(array.dictionary, field, chunk)), MISSING))
     indices = array.indices
     if indices.null_count:
         if not pa.types.is_signed_integer(indices.type):
             indices = indices.cast(pa.int64())
         indices = indices.fill_null(-1)
     return table[indices.to_numpy(zero_copy_only=False)]
+
+
+def _narrow(codes: np.ndarray) -> np.ndarray:
+    """int32 where it holds the codes: half the memory to go through later."""
+    if not codes.size or (codes.min() >= 0 and codes.max() < 2**31):
+        return codes.astype(np.int32, copy=False)
+    return codes
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -282,4 +293,4 @@ def groups(array: pa.Array, name: str, chunk: Chunk) -> np.ndarray:
 
 class _GroupCoder:
     def codes(self, texts: pa.Array) -> np.ndarray:
-        return hash_text(texts).view(np.int64)
+        return hash_text(texts.fill_null("")).view(np.int64)

@@ -26,7 +26,7 @@ from recsys.data.encode import (
     read_field,
     read_labels,
 )
-from recsys.data.numeric import Moments, RowSample, Scale
+from recsys.data.numeric import Moments, RowSample, Scale, before_scaling
 from recsys.data.readers import CHUNK_ROWS, Chunk, Source
 from recsys.data.schema import MISSING, NUM_RESERVED, Encoding, Field, Kind, Schema
 from recsys.data.vocabulary import Interner, Vocabulary
@@ -150,12 +150,15 @@ class Fitter:
         if isinstance(values, Lists):
             learnt = values if mask is None else values.take(np.flatnonzero(mask))
             codes = learnt.values
+        elif one.kind is Kind.NUMERIC:
+            values = before_scaling(values, one.encoding)
+            learnt_numbers = values if mask is None else values[mask]
+            learnt_numbers = learnt_numbers[~np.isnan(learnt_numbers)]
+            if one.name in self.moments:
+                self.moments[one.name].add(index, learnt_numbers)
+            return values, learnt_numbers.size
         else:
             codes = values if mask is None else values[mask]
-        if one.kind is Kind.NUMERIC:
-            if one.name in self.moments:
-                self.moments[one.name].add(index, codes)
-            return values, int(codes.size - np.isnan(codes).sum())
         if isinstance(coder, Interner):
             _count(coder, codes)
         valid = codes != MISSING
@@ -236,8 +239,10 @@ class Finish:
         return assemble(self.pipeline.schema, columns, self._finish, pool.map)
 
     def _finish(self, one: Field, values: np.ndarray) -> np.ndarray:
-        table = None if one.kind is Kind.NUMERIC else self.tables.get(one.shares or one.name)
-        return self.pipeline.finish(one, values) if table is None else np.take(table, values)
+        if one.kind is Kind.NUMERIC:
+            return self.pipeline.scales[one.name].finish(values)
+        table = self.tables.get(one.shares or one.name)
+        return values if table is None else np.take(table, values)
 
 
 def _count(interner: Interner, codes: np.ndarray) -> None:

@@ -33,8 +33,8 @@ class Scale:
         encoding: Which formula.
         mean: Training mean of y (log) or x.
         deviation: Training standard deviation of y (log) or x; 1 for a constant column.
-        low: Training minimum.
-        high: Training maximum.
+        low: Training minimum of y (log) or x.
+        high: Training maximum of y (log) or x.
         edges: Quantile: increasing inner bucket edges; a value equal to an edge is above it.
     """
 
@@ -58,19 +58,26 @@ class Scale:
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """float64 with NaN for missing -> float32 numbers, or int32 codes for quantile."""
+        return self.finish(before_scaling(x, self.encoding))
+
+    def finish(self, y: np.ndarray) -> np.ndarray:
+        """As `apply`, of values that went through `before_scaling` already."""
+        missing = np.isnan(y)
         if self.encoding is Encoding.QUANTILE:
-            codes = np.searchsorted(np.asarray(self.edges), x, side="right") + NUM_RESERVED
-            return np.where(np.isnan(x), MISSING, codes).astype(np.int32)
+            codes = np.searchsorted(np.asarray(self.edges), y, side="right") + NUM_RESERVED
+            codes[missing] = MISSING
+            return codes.astype(np.int32)
         if self.encoding is Encoding.MINMAX:
             span = (self.high - self.low) or 1.0
-            y = np.clip((np.where(np.isnan(x), self.mean, x) - self.low) / span, 0.0, 1.0)
+            y = np.clip((np.where(missing, self.mean, y) - self.low) / span, 0.0, 1.0)
             return y.astype(np.float32)
-        y = (before_scaling(x, self.encoding) - self.mean) * (1.0 / self.deviation)
-        return np.nan_to_num(y, copy=False, nan=0.0).astype(np.float32)
+        y = ((y - self.mean) / self.deviation).astype(np.float32)
+        y[missing] = 0.0
+        return y
 
 
 def before_scaling(x: np.ndarray, encoding: Encoding) -> np.ndarray:
-    """What the mean and deviation are taken of."""
+    """What the mean and deviation are taken of: the logarithm for `log`, else the value."""
     if encoding is Encoding.LOG:
         y = np.abs(x)
         return np.copysign(np.log1p(y, out=y), x, out=y)
@@ -87,16 +94,14 @@ class Moments:
     encoding: Encoding
     chunks: dict[int, tuple[int, float, float, float, float]] = field(default_factory=dict)
 
-    def add(self, chunk: int, x: np.ndarray) -> None:
-        """Add training values, NaN for missing."""
-        x = x[~np.isnan(x)]
-        if not x.size:
+    def add(self, chunk: int, y: np.ndarray) -> None:
+        """Add training values that went through `before_scaling`, none of them missing."""
+        if not y.size:
             return
-        low, high = float(x.min()), float(x.max())
-        y = before_scaling(x, self.encoding)
+        low, high = float(y.min()), float(y.max())
         mean = float(y.mean())
         y = y - mean
-        self.chunks[chunk] = (x.size, mean, float(np.dot(y, y)), low, high)
+        self.chunks[chunk] = (y.size, mean, float(np.square(y, out=y).sum()), low, high)
 
     def scale(self) -> Scale | None:
         """Mean, deviation, minimum and maximum; None when no value was seen."""

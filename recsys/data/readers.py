@@ -26,6 +26,8 @@ from recsys.errors import SchemaError, did_you_mean
 
 CHUNK_ROWS = 524_288
 """Rows handled at a time: 39 columns of these take about 150 MB while they are encoded."""
+INDEX_BYTES = 4
+"""A text column that takes more bytes per row than this in Parquet is not dictionary-encoded."""
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 FRAME = "<frame>"
@@ -224,12 +226,27 @@ class _ParquetPart:
         stat = self.origin.stat()
         return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
 
+    def _dictionaries(self) -> list[str]:
+        """Text columns whose pages are dictionary-encoded; others are decoded faster as texts.
+
+        A writer gives up the dictionary of a column when it grows too long, and then the values
+        take more bytes than an index would.
+        """
+        texts = {f.name for f in self.schema if _is_text(f.type)}
+        size = dict.fromkeys(texts, 0)
+        for group in range(self.metadata.num_row_groups):
+            about = self.metadata.row_group(group)
+            for position in range(about.num_columns):
+                column = about.column(position)
+                if column.path_in_schema in texts:
+                    size[column.path_in_schema] += column.total_uncompressed_size
+        return [name for name in texts if size[name] <= INDEX_BYTES * self.num_rows]
+
     def _reader(self) -> pq.ParquetFile:
         # A ParquetFile is not made for concurrent reads, so each thread holds its own.
         if not hasattr(self._local, "reader"):
-            texts = [f.name for f in self.schema if _is_text(f.type)]
             self._local.reader = pq.ParquetFile(
-                self.file, metadata=self.metadata, read_dictionary=texts
+                self.file, metadata=self.metadata, read_dictionary=self._dictionaries()
             )
         return self._local.reader
 

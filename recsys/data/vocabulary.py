@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.data.schema import NUM_RESERVED, UNSEEN
+from recsys.data.schema import MISSING, NUM_RESERVED, UNSEEN
 from recsys.errors import SchemaError
 
 
@@ -34,13 +34,17 @@ class Interner:
         self._lock = threading.Lock()
 
     def codes(self, texts: pa.Array) -> np.ndarray:
-        """Provisional codes, from `NUM_RESERVED` up, of texts that are not null."""
-        column = pl.Series(values=texts, dtype=pl.String)
+        """Provisional codes int32, from `NUM_RESERVED` up; MISSING for null."""
+        column = pl.Series(values=texts, dtype=pl.String).cast(self._categories).to_physical()
+        missing = column.is_null().to_numpy() if column.null_count() else None
+        codes = column.fill_null(0).to_numpy().astype(np.int32)
+        highest = int(codes.max()) + 1 if codes.size else 0
         with self._lock:
-            codes = column.cast(self._categories).to_physical().to_numpy().astype(np.int64)
-            if codes.size:
-                self._size = max(self._size, int(codes.max()) + 1)
-        return codes + NUM_RESERVED
+            self._size = max(self._size, highest)
+        codes += NUM_RESERVED
+        if missing is not None:
+            codes[missing] = MISSING
+        return codes
 
     def add(self, codes: np.ndarray, counts: np.ndarray) -> None:
         """Add training counts to provisional codes (repeats allowed)."""
@@ -94,12 +98,15 @@ class Vocabulary:
         return NUM_RESERVED + len(self.texts)
 
     def codes(self, texts: pa.Array) -> np.ndarray:
-        """Codes of texts that are not null; UNSEEN for those the vocabulary does not hold."""
+        """Codes int32; UNSEEN for texts the vocabulary does not hold, MISSING for null."""
         if self._index is None:
             self._index = pl.Enum(self.texts)
         column = pl.Series(values=texts, dtype=pl.String).cast(self._index, strict=False)
-        codes = column.to_physical().cast(pl.Int64) + NUM_RESERVED
-        return codes.fill_null(UNSEEN).to_numpy()
+        codes = (column.to_physical().cast(pl.Int32) + NUM_RESERVED).fill_null(UNSEEN).to_numpy()
+        if texts.null_count:
+            codes = codes.copy()
+            codes[texts.is_null().to_numpy(zero_copy_only=False)] = MISSING
+        return codes
 
     def tokens(self, dtype: str) -> pa.Array:
         """External values by code; the reserved codes are null."""
