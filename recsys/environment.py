@@ -118,7 +118,7 @@ def check_environment(uri: str | None = None, folder: Path | None = None) -> lis
     """Check Python, the three libraries, device, threads, memory, disk and the MLflow store.
 
     Args:
-        uri: MLflow store to check; None resolves it as training would.
+        uri: MLflow store to check; None is the one training would use by default.
         folder: Where outputs will be written; None is the current directory.
     """
     versions = check_versions(installed_triple())
@@ -132,7 +132,7 @@ def check_environment(uri: str | None = None, folder: Path | None = None) -> lis
         _check_instructions(),
         _check_memory(),
         _check_disk(folder or Path.cwd()),
-        _check_tracking(resolve_uri(uri)),
+        _check_tracking(uri or resolve_uri()),
     ]
     return findings
 

@@ -133,4 +133,4 @@ def _check_server(uri: str, timeout_s: float) -> None:
         reason = getattr(error, "reason", error)
         # A certificate this probe does not trust still proves that a server is there.
         if "CERTIFICATE" not in str(reason).upper():
-            raise unusable(uri, f"no answer within {timeout_s:g} s ({reason})") from error
+            raise unusable(uri, f"the server does not answer ({reason})") from error

@@ -35,7 +35,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -128,7 +128,7 @@ class TestServer:
             check_store(f"{server}/503")
 
     def test_nobody_listens(self, unused_port):
-        with pytest.raises(StoreError, match="no answer within 5 s") as caught:
+        with pytest.raises(StoreError, match=r"does not answer .*refused") as caught:
             check_store(f"http://ann:secret@127.0.0.1:{unused_port}")
         assert "secret" not in str(caught.value)
         assert "MLFLOW_TRACKING_URI" in str(caught.value)
@@ -140,13 +140,13 @@ class TestServer:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
             uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-            with pytest.raises(StoreError, match=r"no answer within 0\.1 s"):
+            with pytest.raises(StoreError, match=r"does not answer .timed out"):
                 check_store(uri, timeout_s=0.1)
 
     def test_unknown_host_and_nonsense(self):
-        with pytest.raises(StoreError, match="no answer"):
+        with pytest.raises(StoreError, match="does not answer"):
             check_store("http://no-such-host.invalid:5000", timeout_s=1)
-        with pytest.raises(StoreError, match="no answer"):
+        with pytest.raises(StoreError, match="does not answer"):
             check_store("http://host:port/", timeout_s=1)
 
 

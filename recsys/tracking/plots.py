@@ -1,0 +1,424 @@
+"""Figures of a run: numbers in, a figure and its table out. Nothing here knows MLflow.
+
+Every function returns `(figure, table)`; the table holds the numbers that are drawn, so that a plot
+can be made again from its CSV file. Figures are drawn without pyplot, hence without global state.
+
+Letters   n rows, F slots, H heads, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+
+from recsys.metrics.calibration import (
+    CalibrationCurve,
+    calibration_curve_of,
+    calibration_ratio_of,
+)
+from recsys.metrics.classification import (
+    Ranked,
+    auc_of,
+    average_precision_of,
+    base_rate_of,
+    precision_recall_curve_of,
+    roc_curve_of,
+)
+from recsys.tracking.figures import (
+    BLUE,
+    COUNT,
+    GREEN,
+    GREY,
+    ORANGE,
+    PROBABILITY,
+    SKY,
+    Columns,
+    Subject,
+    new_figure,
+    save_figure,
+    smoothed,
+    thinned,
+)
+
+__all__ = [
+    "Subject",
+    "attention_heatmap",
+    "calibration_plot",
+    "field_importance",
+    "lift_by_decile",
+    "roc_pr_plot",
+    "save_figure",
+    "training_curve",
+]
+
+MAX_BARS = 40
+_STEADY_POSITIVES = 20  # precision from fewer positives is noise
+
+
+def training_curve(
+    subject: Subject,
+    losses: Sequence[tuple[int, float]],
+    evaluations: Sequence[Mapping[str, Any]],
+    monitor: str = "auc",
+    lrs: Sequence[tuple[int, float]] = (),
+) -> tuple[Figure, Columns]:
+    """Training loss and the validated metric by optimiser step, the best validation marked.
+
+    Args:
+        subject: Model, data set and number of training rows.
+        losses: (step, loss) in order; a smoothed line is drawn over the points.
+        evaluations: One mapping per validation with `step`, `improved` and metrics.
+        monitor: Metric shown.
+        lrs: (step, learning rate), drawn below when it changes.
+    """
+    steps, values = _columns(losses)
+    smooth = smoothed(values)
+    val = [(int(e["step"]), float(e[monitor])) for e in evaluations if monitor in e]
+    val_steps, val_values = _columns(val)
+    varies = len({lr for _, lr in lrs}) > 1
+    figure, axes = new_figure(
+        f"Training: {subject}", rows=2 if varies else 1, heights=(4, 1) if varies else (1,)
+    )
+    axis = axes[0]
+    axis.plot(steps, values, color=SKY, linewidth=0.8, alpha=0.6)
+    axis.plot(steps, smooth, color=BLUE, linewidth=1.8, label="training loss (smoothed)")
+    axis.set(ylabel="training loss")
+    axis.margins(x=0.02)
+    handles = list(axis.get_lines()[1:])
+    if val:
+        right = axis.twinx()
+        right.spines["top"].set_visible(False)
+        name = f"validation {monitor}"
+        handles += right.plot(
+            val_steps, val_values, color=ORANGE, marker="o", markersize=4, label=name
+        )
+        right.set(ylabel=name)
+        improved = [
+            i for i, e in enumerate(e for e in evaluations if monitor in e) if e["improved"]
+        ]
+        if improved:
+            best = improved[-1]
+            told = f"best {val_values[best]:.5f} at step {val_steps[best]:,.0f}"
+            handles += right.plot(
+                val_steps[best],
+                val_values[best],
+                linestyle="none",
+                marker="*",
+                markersize=15,
+                color=ORANGE,
+                markeredgecolor="black",
+                label=told,
+            )
+    _legend_above(axis, handles)
+    if varies:
+        axes[1].step(*_columns(lrs), where="post", color=GREEN)
+        axes[1].set(ylabel="learning rate", yscale="log")
+        axes[1].margins(x=0.02)
+        axes[1].set_xlim(axis.get_xlim())
+        axis.tick_params(labelbottom=False)
+    axes[-1].set(xlabel="optimiser step")
+    axes[-1].xaxis.set_major_formatter(COUNT)
+    table = {
+        "kind": ["train/loss"] * len(steps) + [f"val/{monitor}"] * len(val) + ["lr"] * len(lrs),
+        "step": [*steps.astype(int), *val_steps.astype(int), *(s for s, _ in lrs)],
+        "value": [*values, *val_values, *(lr for _, lr in lrs)],
+        "smoothed": [*smooth, *[""] * (len(val) + len(lrs))],
+    }
+    return figure, table
+
+
+def calibration_plot(
+    subject: Subject, ranked: Ranked, num_bins: int = 20
+) -> tuple[Figure, Columns]:
+    """Observed against predicted probability in bins of equal mass, with 95 % Wilson intervals.
+
+    Both axes are logarithmic when predictions span more than a factor of 20, as click rates do. The
+    histogram below shows where predictions lie.
+
+    Args:
+        subject: Model, data set and number of rows.
+        ranked: Table of `metrics.classification.rank` or `ClassificationReport.ranked`.
+        num_bins: Bins of equal mass.
+    """
+    curve = calibration_curve_of(ranked, num_bins)
+    ratio = calibration_ratio_of(ranked)
+    figure, axes = new_figure(
+        f"Calibration: {subject}\nECE {curve.error:.5f}, predicted / observed {ratio:.3f}",
+        rows=2,
+        heights=(4, 1),
+        size=(6.4, 6.2),
+    )
+    axis, below = axes
+    log = bool(len(curve)) and bool(curve.predicted[-1] > 20 * curve.predicted[0])
+    if len(curve):
+        reach = _reach(curve, log)
+        if log:
+            axis.set(xscale="log", yscale="log")
+            below.set(xscale="log")
+        axis.plot(reach, reach, color=GREY, linestyle="--", linewidth=1, label="perfect")
+        _draw_bins(axis, curve, reach[0] if log else 0.0)
+        axis.set(xlim=reach, ylim=reach)
+        edges = np.geomspace(*reach, 41) if log else np.linspace(*reach, 41)
+        probability = 1 / (1 + np.exp(-ranked.logits.astype(np.float64)))
+        rows, _ = np.histogram(probability, edges, weights=ranked.mass)
+        below.stairs(rows, edges, fill=True, color=SKY)
+        below.set(xlim=reach, ylim=(0, None))
+        axis.legend(loc="upper left", frameon=False)
+    axis.set(ylabel="observed rate")
+    axis.tick_params(which="both", labelbottom=False)
+    below.set(xlabel="predicted probability", ylabel="rows")
+    below.yaxis.set_major_formatter(COUNT)
+    for one in (axis.yaxis, below.xaxis):
+        if log:
+            one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+            one.set_minor_formatter(NullFormatter())
+        one.set_major_formatter(PROBABILITY)
+    table = {
+        "predicted": curve.predicted,
+        "observed": curve.observed,
+        "rows": curve.mass,
+        "low": curve.low,
+        "high": curve.high,
+    }
+    return figure, table
+
+
+def _draw_bins(axis: Axes, curve: CalibrationCurve, bottom: float) -> None:
+    """Bins with intervals; on a logarithmic axis a bin without positives stands at the bottom."""
+    observed = np.maximum(curve.observed, bottom)
+    low = np.clip(curve.low, bottom, observed)
+    axis.errorbar(
+        curve.predicted,
+        observed,
+        yerr=np.stack([observed - low, (curve.high - observed).clip(min=0)]),
+        color=BLUE,
+        marker="o",
+        markersize=5,
+        linewidth=1,
+        elinewidth=1.2,
+        capsize=2.5,
+        label=f"{len(curve)} bins of equal mass, 95 % interval",
+    )
+
+
+def roc_pr_plot(subject: Subject, ranked: Ranked) -> tuple[Figure, Columns]:
+    """ROC curve and precision-recall curve side by side, with what chance reaches.
+
+    Precision is drawn from the threshold on at which 20 positives are caught: before, it is noise.
+
+    Args:
+        subject: Model, data set and number of rows.
+        ranked: Table of `metrics.classification.rank` or `ClassificationReport.ranked`.
+    """
+    base = base_rate_of(ranked)
+    roc, pr = roc_curve_of(ranked), precision_recall_curve_of(ranked)
+    figure, (left, right) = new_figure(f"Ranking quality: {subject}", columns=2, size=(9.0, 4.4))
+    keep = thinned(roc.x, roc.y)
+    left.plot(
+        roc.x[keep], roc.y[keep], color=BLUE, linewidth=1.8, label=f"AUC {auc_of(ranked):.5f}"
+    )
+    left.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
+    left.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    steady = int(np.searchsorted(pr.x * float(ranked.positives.sum()), _STEADY_POSITIVES))
+    steady = steady if steady < len(pr.x) else 0
+    keep_pr = steady + thinned(pr.x[steady:], pr.y[steady:])
+    name = f"average precision {average_precision_of(ranked):.5f}"
+    right.step(pr.x[keep_pr], pr.y[keep_pr], where="pre", color=ORANGE, linewidth=1.8, label=name)
+    right.axhline(base, color=GREY, linestyle="--", linewidth=1, label=f"base rate {base:.4f}")
+    right.set(xlabel="recall", ylabel="precision", aspect="equal")
+    for axis, place in ((left, "lower right"), (right, "best")):
+        axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axis.legend(loc=place, frameon=False)
+    table = {
+        "curve": ["roc"] * len(keep) + ["precision-recall"] * len(keep_pr),
+        "x": np.concatenate([roc.x[keep], pr.x[keep_pr]]),
+        "y": np.concatenate([roc.y[keep], pr.y[keep_pr]]),
+        "threshold": np.concatenate([roc.thresholds[keep], pr.thresholds[keep_pr]]),
+    }
+    return figure, table
+
+
+def lift_by_decile(subject: Subject, ranked: Ranked, num_parts: int = 10) -> tuple[Figure, Columns]:
+    """Rate of positives in each tenth of the rows, the highest scored first, over the base rate.
+
+    Rows of one score that straddle a border are shared between its sides in proportion.
+
+    Args:
+        subject: Model, data set and number of rows.
+        ranked: Table of `metrics.classification.rank` or `ClassificationReport.ranked`.
+        num_parts: Parts of equal mass.
+    """
+    base = base_rate_of(ranked)
+    mass = np.concatenate([[0.0], np.cumsum(ranked.mass[::-1])])
+    positives = np.concatenate([[0.0], np.cumsum(ranked.positives[::-1])])
+    borders = np.linspace(0.0, mass[-1], num_parts + 1)
+    caught = np.diff(np.interp(borders, mass, positives))
+    share = caught / positives[-1] if positives[-1] > 0 else np.full(num_parts, np.nan)
+    lift = share * num_parts
+    title = f"Lift by decile: {subject}, base rate {base:.4f}"
+    figure, (left, right) = new_figure(title, columns=2, size=(9.0, 4.2))
+    places = np.arange(1, num_parts + 1)
+    bars = left.bar(places, lift, color=BLUE, width=0.8)
+    clear = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    left.bar_label(bars, fmt="%.2f", padding=2, fontsize=8, bbox=clear)
+    left.axhline(1.0, color=GREY, linestyle="--", linewidth=1, zorder=0.9)
+    left.set(xlabel="tenth of rows, highest scores first", ylabel="rate / base rate")
+    left.set_xticks(places)
+    left.grid(visible=False, axis="x")
+    ends = np.linspace(0.0, 1.0, num_parts + 1)
+    right.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="chance")
+    right.plot(
+        ends,
+        np.concatenate([[0.0], np.cumsum(share)]),
+        color=ORANGE,
+        marker="o",
+        markersize=4,
+        label="model",
+    )
+    right.set(xlabel="share of rows, highest scores first", ylabel="share of positives caught")
+    right.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.03))
+    right.xaxis.set_major_formatter(PercentFormatter(1.0))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    right.legend(loc="lower right", frameon=False)
+    table = {
+        "part": places,
+        "lift": lift,
+        "share_of_positives": share,
+        "caught": np.cumsum(share),
+    }
+    return figure, table
+
+
+def attention_heatmap(
+    subject: Subject, fields: Sequence[str], attention: np.ndarray
+) -> tuple[Figure, Columns]:
+    """Mean attention of each field (row) to each field (column), one panel per layer and head.
+
+    Args:
+        subject: Model, data set and number of rows averaged.
+        fields: F names.
+        attention: [L, H, F, F] weights; rows sum to 1.
+    """
+    layers, heads, num_fields = attention.shape[:3]
+    if attention.shape[2:] != (len(fields), len(fields)):
+        raise ValueError(
+            f"attention is {list(attention.shape)} but there are {len(fields)} field names; it "
+            "must be [layers, heads, fields, fields]."
+        )
+    side = float(np.clip(0.19 * num_fields, 1.7, 3.6))
+    size = (max(heads * side + 2.0, 4.6), layers * side + 1.5)
+    title = f"Mean attention, row attends to column\n{subject}"
+    figure, axes = new_figure(title, rows=layers, columns=heads, size=size, frame=True)
+    top = float(np.quantile(attention, 0.995)) or 1.0  # one peak must not hide the rest
+    font = float(np.clip(150 * side / max(num_fields, 1) / 3, 3.5, 8))
+    for index, axis in enumerate(axes):
+        layer, head = divmod(index, heads)
+        image = axis.imshow(
+            attention[layer, head], cmap="Blues", vmin=0, vmax=top, interpolation="nearest"
+        )
+        axis.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
+        axis.tick_params(length=0)
+        axis.grid(visible=False)
+        names = range(num_fields) if font > 3.5 else []
+        axis.set_xticks(names, fields if layer == layers - 1 and names else [""] * len(names))
+        axis.set_yticks(names, fields if head == 0 and names else [""] * len(names))
+        axis.tick_params(axis="x", rotation=90, labelsize=font)
+        axis.tick_params(axis="y", labelsize=font)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, aspect=30, extend="max")
+    bar.set_label("attention weight")
+    bar.outline.set_visible(False)
+    where = np.indices(attention.shape).reshape(4, -1)
+    table = {
+        "layer": where[0] + 1,
+        "head": where[1] + 1,
+        "field": [fields[i] for i in where[2]],
+        "attends_to": [fields[i] for i in where[3]],
+        "weight": attention.reshape(-1),
+    }
+    return figure, table
+
+
+def field_importance(
+    subject: Subject,
+    fields: Sequence[str],
+    importance: np.ndarray,
+    deviation: np.ndarray | None = None,
+    label: str = "importance",
+) -> tuple[Figure, Columns]:
+    """Fields by importance, the highest on top; at most 40 are drawn, the table has all.
+
+    Args:
+        subject: Model, data set and number of rows.
+        fields: F names.
+        importance: [F].
+        deviation: [F] standard deviation over seeds or bootstraps.
+        label: What importance means, with its unit.
+    """
+    order = np.argsort(-np.asarray(importance), kind="stable")
+    shown = order[:MAX_BARS][::-1]
+    hidden = len(order) - len(shown)
+    more = f" (first {len(shown)} of {len(order)} fields)" if hidden else ""
+    title = f"Field importance: {subject}{more}"
+    figure, (axis,) = new_figure(title, size=(7.2, 1.6 + 0.22 * max(len(shown), 3)))
+    errors = None if deviation is None else np.asarray(deviation)[shown]
+    names = [_short(fields[i]) for i in shown]
+    axis.barh(
+        range(len(shown)),
+        np.asarray(importance)[shown],
+        xerr=errors,
+        color=BLUE,
+        ecolor=GREY,
+        capsize=2,
+        height=0.72,
+    )
+    axis.set_yticks(range(len(shown)), names, fontsize=8)
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(-0.6, len(shown) - 0.4)
+    axis.axvline(0.0, color="black", linewidth=0.8)
+    axis.spines["left"].set_visible(False)
+    axis.grid(visible=False, axis="y")
+    axis.set(xlabel=label)
+    table: dict[str, Any] = {
+        "field": [fields[i] for i in order],
+        "importance": np.asarray(importance)[order],
+    }
+    if deviation is not None:
+        table["deviation"] = np.asarray(deviation)[order]
+    return figure, table
+
+
+def _legend_above(axis: Axes, handles: Sequence[Any]) -> None:
+    axis.legend(
+        handles=list(handles),
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        borderaxespad=0.2,
+    )
+
+
+def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    array = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _reach(curve: CalibrationCurve, log: bool) -> tuple[float, float]:
+    """Limits of both axes: every bin and its interval, with a margin."""
+    high = float(max(curve.predicted.max(), curve.high.max()))
+    if log:
+        seen = np.concatenate([curve.predicted, curve.observed[curve.observed > 0]])
+        return float(seen.min()) / 1.6, min(high * 1.2, 1.0)
+    low = float(min(curve.predicted.min(), curve.low.min()))
+    margin = 0.04 * (high - low)
+    return max(low - margin, 0.0), min(high + margin, 1.0)
+
+
+def _short(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
