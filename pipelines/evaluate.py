@@ -68,7 +68,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             done += len(logits)
             console.preparing(done, source.num_rows, "score")
     temporary.replace(target)
-    result = {
+    result: dict[str, Any] = {
         "run": str(cfg.run),
         "model": saved.spec.stem,
         "data": str(cfg.data.path),

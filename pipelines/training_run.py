@@ -33,7 +33,8 @@ from recsys.models.registry import call, import_target
 from recsys.models.saved import ModelSpec, SavedModel
 from recsys.tracking.console import Console
 from recsys.tracking.names import experiment_name, run_name
-from recsys.tracking.run import Tracker, infer_signature, open_tracker
+from recsys.tracking.run import infer_signature, open_tracker
+from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.loop import EvaluationRecord, StepRecord, Trainer, TrainerOptions
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
