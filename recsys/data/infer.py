@@ -84,13 +84,7 @@ def infer_schema(
 
 def infer_field(name: str, kind: pa.DataType) -> Field:
     """Propose a field for one column by the rule of this module."""
-    dtype = dtype_name(kind)
-    if dtype is None:
-        reason = "is null in every row" if pa.types.is_null(kind) else f"holds {kind}"
-        raise SchemaError(
-            f'column "{name}" {reason}, which cannot be an input. Leave it out: '
-            f"data.fields.{name}.kind=ignore."
-        )
+    dtype = dtype_name(kind) or "string"  # an unfit type is refused by `check_types`
     if is_list(kind):
         history = _HISTORY.search(name.lower()) is not None
         return Field(
@@ -103,6 +97,29 @@ def infer_field(name: str, kind: pa.DataType) -> Field:
     if dtype == "float":
         return Field(name=name, kind=Kind.NUMERIC, encoding=Encoding.LOG, dtype=dtype)
     return Field(name=name, kind=Kind.CATEGORICAL, encoding=Encoding.VOCABULARY, dtype=dtype)
+
+
+def check_types(schema: Schema, source: Source) -> None:
+    """Raise a SchemaError when a column is absent, or its type cannot be what the schema says."""
+    source.require(schema.columns)
+    for one in schema:
+        kind = source.columns[one.name]
+        reason = None
+        if pa.types.is_null(kind):
+            reason = "is null in every row"
+        elif dtype_name(kind) is None:
+            reason = f"holds {kind}, which cannot be an input"
+        elif one.is_ragged != is_list(kind):
+            want = "lists" if one.is_ragged else "single values"
+            reason = f"holds {kind}, but it is {one.kind}, which needs {want}"
+        elif one.kind is Kind.NUMERIC and dtype_name(kind) == "string" and pa.types.is_string(kind):
+            reason = "holds text, but it is numeric"
+        if reason is not None:
+            raise SchemaError(
+                f'column "{one.name}" of {source.files[0][0]} {reason}. Leave it out with '
+                f"data.fields.{one.name}.kind=ignore, or set another kind "
+                f"({', '.join(Kind)}), or convert it."
+            )
 
 
 def _share(fields: list[Field]) -> list[Field]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,16 +81,23 @@ class DataOptions:
         """Columns with `kind: ignore`; `infer_schema` does not look at their types."""
         return tuple(name for name, keys in self.fields.items() if keys.get("kind") == IGNORE)
 
-    def split_rule(self, schema: Schema) -> SplitRule:
-        """The split these options ask for."""
-        train = 1.0 - self.val_fraction - self.test_fraction
-        if train <= 0 or self.val_fraction < 0 or self.test_fraction < 0:
+    def split_rule(self, schema: Schema, given: Collection[str] = ()) -> SplitRule:
+        """The split these options ask for.
+
+        Args:
+            schema: Names the time column of a split by time.
+            given: Splits that come as files of their own; they take no share of this table.
+        """
+        val = 0.0 if "val" in given else self.val_fraction
+        test = 0.0 if "test" in given else self.test_fraction
+        train = 1.0 - val - test
+        if train <= 0 or val < 0 or test < 0:
             raise ConfigError(
                 f"data.val_fraction={self.val_fraction} and data.test_fraction="
                 f"{self.test_fraction} leave {train:g} for training; both must be >= 0 and their "
                 "sum below 1."
             )
-        fractions = (train, self.val_fraction, self.test_fraction)
+        fractions = (train, val, test)
         if self.split == "random":
             return RandomSplit(fractions, self.split_seed)
         if schema.timestamp is None:

@@ -29,7 +29,7 @@ import numpy as np
 from recsys.data.atomic import move_into_place, sync_tree
 from recsys.data.encode import EncodedTable, FeaturePipeline
 from recsys.data.fit import Finish, Fitter, num_workers
-from recsys.data.infer import describe
+from recsys.data.infer import check_types, describe
 from recsys.data.options import DataOptions, apply_options
 from recsys.data.raw import RawDataset
 from recsys.data.readers import Chunk, Source
@@ -100,8 +100,11 @@ def prepare(
     for source in raw.files.values():
         source.require(options.ignored)
     schema = apply_options(raw.schema, options)
+    if raw.split == "options" or (raw.split is None and "all" in raw.files):
+        rule = options.split_rule(schema, given=raw.files.keys())
+        raw = dataclasses.replace(raw, split=rule)
     for source in raw.files.values():
-        source.require(schema.columns)
+        check_types(schema, source)
     digest = fingerprint(raw, schema, options)
     folder = Path(cache_dir) / f"{raw.name}-{digest}"
     with _only_one(folder):
@@ -150,7 +153,7 @@ def open_prepared(folder: Path) -> Prepared:
 def fingerprint(raw: RawDataset, schema: Schema, options: DataOptions) -> str:
     """Changes when the prepared bytes could."""
     split = None
-    if raw.split is not None:
+    if raw.split is not None and raw.split != "options":
         split = [type(raw.split).__name__, dataclasses.asdict(raw.split)]
     parts = {
         "version": VERSION,
@@ -235,7 +238,7 @@ def _parts(raw: RawDataset, schema: Schema, folder: Path) -> list[_Part]:
             continue
         source = raw.files[name]
         ruled = raw.split is not None and name in ("all", "train")
-        rule = assign(source, raw.split) if ruled and raw.split else None
+        rule = assign(source, raw.split) if ruled and raw.split not in (None, "options") else None
         split = "train" if name == "all" else name
         parts.append(_Part(source, split, rule, Spool(folder / f"spool-{name}", schema), []))
     return parts

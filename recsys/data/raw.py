@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from recsys.data.readers import Source
 from recsys.data.schema import Schema
@@ -22,7 +23,9 @@ class RawDataset:
             `{"all": ...}` to be split by `split`. With `train`, `split` may carve the splits that
             are absent out of the training rows.
         schema: Unfitted: fields, labels, weight, group, timestamp.
-        split: Rule for rows that come in one source; None when the splits are given as files.
+        split: Rule for the rows of `all` or `train`; `"options"` means the rule that `DataOptions`
+            asks for, which is also what None means for `all`. None for `train` means that the
+            splits are given as files.
         notes: Sentences printed with every run.
         bayes: Metrics of the true probabilities on the test rows (synthetic data only).
     """
@@ -30,9 +33,9 @@ class RawDataset:
     name: str
     files: dict[str, Source]
     schema: Schema
-    split: SplitRule | None = None
+    split: SplitRule | Literal["options"] | None = None
     notes: tuple[str, ...] = ()
-    bayes: dict[str, float] | None = field(default=None)
+    bayes: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.files) - {"all", *SPLITS})
