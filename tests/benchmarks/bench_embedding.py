@@ -7,6 +7,7 @@ touched rows and their state; the table prints those bytes and the bandwidth tha
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -49,6 +50,34 @@ def make_step(
             optimizer.zero_grad()
 
     return step
+
+
+def torchrec_step(
+    rows: int, dim: int, ids: list[torch.Tensor]
+) -> tuple[Callable[[int], None], Callable[[], None]]:
+    """TorchRec's sharded collection on one process, fed bags of one; and how to leave its group."""
+    import torch.distributed as dist
+    from torch.distributed.optim import _apply_optimizer_in_backward
+    from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+    from torchrec.distributed import DistributedModelParallel
+    from torchrec.optim import RowWiseAdagrad
+
+    os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29533")
+    dist.init_process_group("gloo")
+    config = EmbeddingBagConfig(
+        name="t", num_embeddings=rows, embedding_dim=dim, feature_names=["rows"]
+    )
+    collection = EmbeddingBagCollection([config], device=torch.device("meta"))
+    _apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), {"lr": 0.01})
+    model = DistributedModelParallel(collection, device=torch.device("cpu"))
+    lengths = torch.ones(ids[0].shape[0], dtype=torch.int64)
+    gradient = torch.randn(ids[0].shape[0], dim)
+
+    def step(i: int) -> None:
+        bags = KeyedJaggedTensor(["rows"], ids[i % len(ids)], lengths=lengths)
+        model(bags).values().backward(gradient)
+
+    return step, dist.destroy_process_group
 
 
 def main() -> None:
@@ -103,6 +132,11 @@ def main() -> None:
             bound = 3 * looked_up + per_row[name] * distinct * args.dim * 4
             line += f"  {bound / 2**20:6.1f} MiB at least, {bound / seconds / 1e9:5.2f} GB/s"
         print(line)
+    step, leave = torchrec_step(rows, args.dim, ids)
+    seconds = timed(step, args.repeats)
+    leave()
+    speed = args.batch / seconds
+    print(f"{'TorchRec DMP, 1 process':26s} {speed:10,.0f} rows/s  {seconds * 1e3:7.1f} ms")
     table = torch.zeros(rows, args.dim)
 
     def gather(i: int) -> None:
