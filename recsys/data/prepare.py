@@ -237,8 +237,9 @@ def _parts(raw: RawDataset, schema: Schema, folder: Path) -> list[_Part]:
         if name not in raw.files:
             continue
         source = raw.files[name]
-        ruled = raw.split is not None and name in ("all", "train")
-        rule = assign(source, raw.split) if ruled and raw.split not in (None, "options") else None
+        rule = None
+        if name in ("all", "train") and raw.split is not None and raw.split != "options":
+            rule = assign(source, raw.split)
         split = "train" if name == "all" else name
         parts.append(_Part(source, split, rule, Spool(folder / f"spool-{name}", schema), []))
     return parts
