@@ -43,6 +43,14 @@ class CalibrationCurve:
             return float("nan")
         return float(np.dot(self.mass, np.abs(self.predicted - self.observed))) / total
 
+    @property
+    def ratio(self) -> float:
+        """Mean predicted probability over the share of positives; NaN without positives."""
+        positives = float(np.dot(self.mass, self.observed))
+        if positives <= 0:
+            return float("nan")
+        return float(np.dot(self.mass, self.predicted)) / positives
+
 
 def calibration_ratio(logits: Values, labels: Values, weights: Values | None = None) -> float:
     """Mean predicted probability over the share of positives; 1 is calibrated, 2 is double.
@@ -53,13 +61,7 @@ def calibration_ratio(logits: Values, labels: Values, weights: Values | None = N
         >>> calibration_ratio([0.0, 0.0, 0.0, 0.0], [1, 0, 0, 0])
         2.0
     """
-    return calibration_ratio_of(rank(logits, labels, weights))
-
-
-def calibration_ratio_of(ranked: Ranked) -> float:
-    """`calibration_ratio` of a table made by `rank`."""
-    positives = float(ranked.positives.sum())
-    return float(_predicted(ranked).sum()) / positives if positives > 0 else float("nan")
+    return calibration_curve(logits, labels, weights, num_bins=1).ratio
 
 
 def calibration_curve(

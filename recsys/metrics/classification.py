@@ -191,13 +191,14 @@ def normalized_entropy(logits: Values, labels: Values, weights: Values | None = 
         >>> normalized_entropy([0.0, 0.0], [0, 1])
         1.0
     """
-    return normalized_entropy_of(rank(logits, labels, weights))
+    ranked = rank(logits, labels, weights)
+    return over_entropy(log_loss_of(ranked), base_rate_of(ranked))
 
 
-def normalized_entropy_of(ranked: Ranked) -> float:
-    """`normalized_entropy` of a table made by `rank`."""
-    scale = entropy(base_rate_of(ranked))
-    return log_loss_of(ranked) / scale if scale > 0 else float("nan")
+def over_entropy(loss: float, base_rate: float) -> float:
+    """A log-loss as a multiple of the base rate's entropy; NaN where that is 0."""
+    scale = entropy(base_rate)
+    return loss / scale if scale > 0 else float("nan")
 
 
 def base_rate_of(ranked: Ranked) -> float:

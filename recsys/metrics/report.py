@@ -10,16 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.metrics.calibration import calibration_curve_of, calibration_ratio_of
+from recsys.metrics.calibration import calibration_curve_of
 from recsys.metrics.classification import (
     Ranked,
     Values,
     auc_of,
     average_precision_of,
+    base_rate_of,
     check_finite,
     check_weights,
     log_loss_of,
-    normalized_entropy_of,
+    over_entropy,
     rank,
     to_array,
 )
@@ -124,12 +125,13 @@ class ClassificationReport:
             `average_precision`, and `gauc` when groups were given.
         """
         ranked = self.ranked()
+        loss, curve = log_loss_of(ranked), calibration_curve_of(ranked)
         metrics = {
             "auc": auc_of(ranked),
-            "logloss": log_loss_of(ranked),
-            "ne": normalized_entropy_of(ranked),
-            "calibration": calibration_ratio_of(ranked),
-            "ece": calibration_curve_of(ranked).error,
+            "logloss": loss,
+            "ne": over_entropy(loss, base_rate_of(ranked)),
+            "calibration": curve.ratio,
+            "ece": curve.error,
             "average_precision": average_precision_of(ranked),
         }
         if "groups" in self._columns:

@@ -19,7 +19,6 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from recsys.metrics.calibration import (
     CalibrationCurve,
     calibration_curve_of,
-    calibration_ratio_of,
 )
 from recsys.metrics.classification import (
     Ranked,
@@ -146,9 +145,8 @@ def calibration_plot(
         num_bins: Bins of equal mass.
     """
     curve = calibration_curve_of(ranked, num_bins)
-    ratio = calibration_ratio_of(ranked)
     figure, axes = new_figure(
-        f"Calibration: {subject}\nECE {curve.error:.5f}, predicted / observed {ratio:.3f}",
+        f"Calibration: {subject}\nECE {curve.error:.5f}, predicted / observed {curve.ratio:.3f}",
         rows=2,
         heights=(4, 1),
         size=(6.4, 6.2),
