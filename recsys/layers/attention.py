@@ -10,8 +10,13 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, did_you_mean
+from recsys.layers.fused_attention import FusedLayer, fused_attention, fused_attention_kernel
 from recsys.layers.mlp import check_dropout
+
+KERNELS = ("auto", "torch", "fused")
+MAX_FUSED_DIM = 256
+"""Widest layer that `kernel=auto` fuses: beyond it, the matrix products of torch win."""
 
 
 class FieldAttention(nn.Module):
@@ -92,3 +97,82 @@ class FieldAttention(nn.Module):
         if self.norm is not None and not self.norm_first:
             out = self.norm(out)
         return out, weights_BHFF if keep_weights else None
+
+    def fused(self) -> FusedLayer:
+        """This layer as the fused kernel reads it."""
+        norm = self.norm
+        return FusedLayer(
+            weight=self.weight,
+            num_heads=self.num_heads,
+            residual=self.residual,
+            scale=self.scale,
+            gain=None if norm is None else norm.weight,
+            bias=None if norm is None else norm.bias,
+            epsilon=0.0 if norm is None else norm.eps,
+        )
+
+
+class AttentionStack(nn.Sequential):
+    """`FieldAttention` layers one after another: on a CPU as one fused kernel where that applies.
+
+    The fused kernel takes float32 on the CPU, without attention dropout in training and without
+    a normalisation after the ReLU. Everything else, and `explain`, runs the layers' own code.
+
+    Args:
+        layers: At least one; each reads the width that the one before gives.
+        kernel: auto: fused where it applies and pays; torch: never; fused: always, and an error
+            that names the obstacle where it does not apply.
+
+    Shape:
+        fields  [B, F, D]
+        return  [B, F, O]
+    """
+
+    def __init__(self, *layers: FieldAttention, kernel: str = "auto") -> None:
+        if kernel not in KERNELS:
+            raise ConfigError(f'kernel is "{kernel}".{did_you_mean(kernel, KERNELS)}')
+        if not layers:
+            raise ConfigError("num_layers is 0; there must be at least 1 attention layer.")
+        super().__init__(*layers)
+        self.kernel = kernel
+
+    def forward(self, fields: Tensor) -> Tensor:
+        if self.kernel == "torch":
+            return super().forward(fields)
+        obstacle = self.obstacle(fields)
+        if obstacle is None:
+            return fused_attention(fields, [layer.fused() for layer in self._layers()])
+        if self.kernel == "fused":
+            raise ConfigError(f"kernel is fused, but {obstacle}. Use kernel=auto.")
+        return super().forward(fields)
+
+    def explain(self, fields: Tensor) -> Tensor:
+        """Attention weights of every layer, [B, L, H, F, F], rows summing to one."""
+        weights = []
+        for layer in self._layers():
+            fields, weight = layer.explain(fields)
+            weights.append(weight)
+        return torch.stack(weights, dim=1)
+
+    def obstacle(self, fields: Tensor) -> str | None:
+        """Why the fused kernel does not apply to this input, or None where it does."""
+        layers = self._layers()
+        if fields.device.type != "cpu" or fields.dtype != torch.float32:
+            return f"the input is {fields.dtype} on {fields.device}, not float32 on a CPU"
+        if type(fields) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
+            return "torch is tracing the model"
+        if torch.is_autocast_enabled("cpu"):
+            return "autocast is on"
+        if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in self.parameters()):
+            return "the weights are not all float32 on a CPU"
+        if self.training and any(layer.dropout for layer in layers):
+            return "attention weights are dropped in training"
+        if any(layer.norm is not None and not layer.norm_first for layer in layers):
+            return "layers normalise after the ReLU"
+        widest = max(max(layer.weight.shape[1:]) for layer in layers)
+        if self.kernel == "auto" and widest > MAX_FUSED_DIM:
+            return f"torch is faster at width {widest}"
+        return None if fused_attention_kernel() else "the kernel could not be built"
+
+    def _layers(self) -> list[FieldAttention]:
+        return [layer for layer in self if isinstance(layer, FieldAttention)]

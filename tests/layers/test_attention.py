@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from recsys.errors import ConfigError
-from recsys.layers.attention import FieldAttention
+from recsys.layers import attention
+from recsys.layers.attention import MAX_FUSED_DIM, AttentionStack, FieldAttention
 
 NAMES = ("residual", "project_residual", "scale", "layer_norm", "norm_first")
 SWITCHES = [dict(zip(NAMES, x, strict=True)) for x in itertools.product([True, False], repeat=5)]
 
 
+@torch.no_grad()
 def reference(layer: FieldAttention, fields: torch.Tensor) -> torch.Tensor:
     """Slot by slot, head by head."""
     query, key, value, *projection = layer.weight
@@ -117,3 +122,84 @@ def test_heads_must_divide_the_width(out_dim: int, num_heads: int) -> None:
         ConfigError, match=f"num_heads is {num_heads} and attention_dim is {out_dim}"
     ):
         FieldAttention(4, out_dim, num_heads)
+
+
+def stack(kernel: str = "auto", **options: object) -> AttentionStack:
+    torch.manual_seed(0)
+    return AttentionStack(
+        FieldAttention(6, 8, 2, **options), FieldAttention(8, 8, 2, **options), kernel=kernel
+    )
+
+
+def test_a_stack_is_its_layers_one_after_another() -> None:
+    fields = torch.randn(4, 5, 6)
+    layers = stack("torch")
+    torch.testing.assert_close(layers(fields), layers[1](layers[0](fields)))
+    weights = layers.explain(fields)
+    assert weights.shape == (4, 2, 2, 5, 5)
+    torch.testing.assert_close(weights[:, 1], layers[1].explain(layers[0](fields))[1])
+
+
+@pytest.mark.parametrize("kernel", ["auto", "torch"])
+def test_every_kernel_gives_the_same_numbers(kernel: str) -> None:
+    fields = torch.randn(4, 5, 6)
+    torch.testing.assert_close(stack(kernel)(fields), stack("torch")(fields))
+
+
+def test_what_the_fused_kernel_cannot_do_runs_in_torch_and_is_named() -> None:
+    fields = torch.randn(4, 5, 6)
+
+    def refused(layers: AttentionStack, given: torch.Tensor) -> str:
+        layers.kernel = "auto"
+        assert layers(given).shape == (4, 5, 8)
+        layers.kernel = "fused"
+        with pytest.raises(ConfigError, match=r"kernel is fused, but .* Use kernel=auto") as info:
+            layers(given)
+        return str(info.value)
+
+    assert "float64" in refused(stack().double(), fields.double())
+    assert "meta" in refused(stack().to("meta"), fields.to("meta"))
+    assert "after the ReLU" in refused(stack(layer_norm=True, norm_first=False), fields)
+    assert "dropped in training" in refused(stack(dropout=0.1), fields)
+    assert stack("auto", dropout=0.1).eval().obstacle(fields) != "dropped in training"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "autocast" in refused(stack(), fields)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert "tracing" in refused(stack(), mode.from_tensor(fields))
+
+
+def test_wide_layers_are_left_to_torch() -> None:
+    wide = AttentionStack(FieldAttention(6, MAX_FUSED_DIM + 1, 1))
+    obstacle = wide.obstacle(torch.randn(4, 5, 6))
+    assert obstacle is not None
+    assert f"width {MAX_FUSED_DIM + 1}" in obstacle
+
+
+def test_without_a_compiler_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = torch.randn(4, 5, 6)
+    expected = stack("torch")(fields)
+    monkeypatch.setattr(attention, "fused_attention_kernel", lambda: None)
+    assert torch.equal(stack("auto")(fields), expected)
+    with pytest.raises(ConfigError, match="could not be built"):
+        stack("fused")(fields)
+
+
+def test_a_stack_can_be_compiled_by_torch() -> None:
+    fields = torch.randn(4, 5, 6)
+    compiled = torch.compile(stack("auto"), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(fields), stack("torch")(fields))
+
+
+def test_a_stack_survives_copy_and_pickle() -> None:
+    fields = torch.randn(4, 5, 6)
+    layers = stack()
+    expected = layers(fields)
+    assert torch.equal(copy.deepcopy(layers)(fields), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(layers))(fields), expected)
+
+
+def test_an_unknown_kernel_and_no_layers_are_errors() -> None:
+    with pytest.raises(ConfigError, match=r'kernel is "fuse".*Did you mean fused'):
+        stack("fuse")
+    with pytest.raises(ConfigError, match="num_layers is 0"):
+        AttentionStack()

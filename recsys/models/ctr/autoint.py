@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.embedding.embedded import Embedded
-from recsys.errors import ConfigError
-from recsys.layers.attention import FieldAttention
+from recsys.layers.attention import AttentionStack, FieldAttention
 from recsys.layers.linear import FirstOrder
 from recsys.layers.mlp import HiddenLayers, init_linear
 from recsys.models.base import CTRModel
@@ -46,6 +45,8 @@ class AutoInt(CTRModel):
         activation: Activation of the hidden layers.
         hidden_dropout: Probability after each hidden layer, in [0, 1).
         batch_norm: Normalise each hidden unit over the batch.
+        kernel: How attention runs: auto (one fused kernel on a CPU where it applies, else torch),
+            torch, or fused (an error where it does not apply). The numbers agree to rounding.
 
     Shape:
         fields  [B, F, D]  float32
@@ -78,16 +79,15 @@ class AutoInt(CTRModel):
         activation: str = "relu",
         hidden_dropout: float = 0.0,
         batch_norm: bool = False,
+        kernel: str = "auto",
     ) -> None:
         super().__init__(num_fields, embed_dim, num_dense)
-        if num_layers < 1:
-            raise ConfigError(f"num_layers is {num_layers}; AutoInt needs at least 1.")
         self.needs_linear = wide
         num_slots = num_fields + num_dense
         self.dense_vectors = (
             nn.Parameter(torch.randn(num_dense, embed_dim) * embed_dim**-0.5) if num_dense else None
         )
-        self.attention = nn.ModuleList(
+        layers = [
             FieldAttention(
                 attention_dim if layer else embed_dim,
                 attention_dim,
@@ -100,7 +100,8 @@ class AutoInt(CTRModel):
                 dropout=dropout,
             )
             for layer in range(num_layers)
-        )
+        ]
+        self.attention = AttentionStack(*layers, kernel=kernel)
         self.output = nn.Linear(num_slots * attention_dim, 1)
         init_linear(self.output)
         self.first_order = FirstOrder(num_dense, bias=False) if wide else None
@@ -121,9 +122,7 @@ class AutoInt(CTRModel):
     def forward(self, embedded: Embedded) -> Tensor:
         self.check_input(embedded)
         slots = self._slots(embedded)
-        attended = slots
-        for layer in self.attention:
-            attended = layer(attended)
+        attended = self.attention(slots)  # Eq. 5-8 in every layer
         logit: Tensor = self.output(attended.flatten(1)).squeeze(1)  # Eq. 9, before the sigmoid
         if self.hidden is not None:
             logit = logit + self.hidden(slots.flatten(1)).squeeze(1)  # AutoInt+, Sec. 5.5
@@ -136,12 +135,7 @@ class AutoInt(CTRModel):
     def explain(self, embedded: Embedded) -> dict[str, Tensor]:
         """`attention` [B, L, H, F + N, F + N]: how much each slot (row) reads of each (column)."""
         self.check_input(embedded)
-        attended, layers = self._slots(embedded), []
-        for layer in self.attention:
-            assert isinstance(layer, FieldAttention)
-            attended, weights = layer.explain(attended)
-            layers.append(weights)
-        return {"attention": torch.stack(layers, dim=1)}
+        return {"attention": self.attention.explain(self._slots(embedded))}
 
     def _slots(self, embedded: Embedded) -> Tensor:
         """Field vectors, then one vector per dense column, [B, F + N, D]."""

@@ -28,6 +28,7 @@ VARIANTS = [
     {"wide": True},
     {"hidden_dims": [16, 8], "batch_norm": True},
     {"wide": True, "hidden_dims": [16], "dropout": 0.1},
+    {"kernel": "torch"},
 ]
 
 
