@@ -72,9 +72,12 @@ def training_curve(
         subject: Model, data set and number of training rows.
         losses: (step, loss) in order; a smoothed line is drawn over the points.
         evaluations: One mapping per validation with `step`, `improved` and metrics.
-        monitor: Metric shown.
+        monitor: Metric shown; AUC when it is none of those measured (a composite such as
+            `auc-logloss`).
         lrs: (step, learning rate), drawn below when it changes.
     """
+    if not any(monitor in evaluation for evaluation in evaluations):
+        monitor = "auc"
     steps, values = _columns(losses)
     smooth = smoothed(values)
     val = [(int(e["step"]), float(e[monitor])) for e in evaluations if monitor in e]

@@ -85,6 +85,11 @@ class TestTrainingCurve:
         figure, _ = training_curve(SUBJECT, self.LOSSES, self.EVALUATIONS)
         assert "best 0.70000 at step 150" in labels(figure)
 
+    def test_composite_monitor_shows_auc(self):
+        figure, table = training_curve(SUBJECT, self.LOSSES, self.EVALUATIONS, "auc-logloss")
+        assert "validation auc" in labels(figure)
+        assert table["kind"].count("val/auc") == 2
+
     def test_learning_rate_is_drawn_only_when_it_changes(self):
         constant, _ = training_curve(
             SUBJECT, self.LOSSES, self.EVALUATIONS, lrs=[(1, 0.1), (2, 0.1)]
