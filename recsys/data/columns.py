@@ -123,7 +123,7 @@ def category_codes(
         if pa.types.is_floating(array.type):
             array = _without_nan(array, field.name, chunk, nan_as_missing)
         array = array.cast(plain_type(array.type))
-        if _is_text(array.type):
+        if _is_text(array.type) or dtype_name(array.type) is None:
             return _narrow(coder.codes(_texts(array, field, chunk)))
         array = array.dictionary_encode()
     # Work per distinct value; the last entry of the table answers index -1.

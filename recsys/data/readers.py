@@ -382,7 +382,8 @@ def _expand(path: str | Path | Sequence[str | Path]) -> list[Path]:
     text = str(Path(path).expanduser())
     if any(sign in text for sign in "*?[") and not Path(text).exists():
         anchor = Path(Path(text).anchor or ".")
-        files = sorted(anchor.glob(str(Path(text).relative_to(anchor))))
+        found = sorted(anchor.glob(str(Path(text).relative_to(anchor))))
+        files = [file for file in found if not file.name.startswith((".", "_"))]
     elif Path(text).is_dir():
         files = sorted(
             file

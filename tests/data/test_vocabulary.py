@@ -76,7 +76,7 @@ def test_values_seen_outside_training_only_are_unseen() -> None:
     vocabulary, table = interner.freeze("string", 1, None)
     assert vocabulary.texts.to_list() == ["a"]
     assert table[outside].tolist() == [UNSEEN]
-    assert table[: NUM_RESERVED].tolist() == [0, MISSING, UNSEEN]
+    assert table[:NUM_RESERVED].tolist() == [0, MISSING, UNSEEN]
 
 
 def test_fixed_codes_tell_missing_from_unseen() -> None:
