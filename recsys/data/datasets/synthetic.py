@@ -88,7 +88,7 @@ def _ceiling(
     probability: np.ndarray, frame: pl.DataFrame, labels: tuple[str, ...]
 ) -> dict[str, float]:
     """Metrics of the true probabilities on the test rows, by label when there are several."""
-    out = {}
+    out: dict[str, float] = {}
     for column, label in enumerate(labels):
         metrics = bayes_metrics(probability[:, column], frame[label].to_numpy())
         prefix = f"{label}/" if len(labels) > 1 else ""
