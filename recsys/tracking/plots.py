@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 MAX_BARS = 40
+_RARE = 0.1
 _STEADY_POSITIVES = 20  # precision from fewer positives is noise
 
 
@@ -139,8 +140,8 @@ def calibration_plot(
 ) -> tuple[Figure, Columns]:
     """Observed against predicted probability in bins of equal mass, with 95 % Wilson intervals.
 
-    Both axes are logarithmic when predictions span more than a factor of 20, as click rates do. The
-    histogram below shows where predictions lie.
+    Both axes are logarithmic when positives are rarer than one in ten and predictions span more
+    than a factor of 20, as click rates do. The histogram below shows where predictions lie.
 
     Args:
         subject: Model, data set and number of rows.
@@ -155,7 +156,8 @@ def calibration_plot(
         size=(6.4, 6.2),
     )
     axis, below = axes
-    log = bool(len(curve)) and bool(curve.predicted[-1] > 20 * curve.predicted[0])
+    # Between rare events only factors can be told apart; between common ones, differences.
+    log = base_rate_of(ranked) < _RARE and curve.predicted[-1] > 20 * curve.predicted[0]
     if len(curve):
         reach = _reach(curve, log)
         if log:
@@ -176,7 +178,9 @@ def calibration_plot(
     below.yaxis.set_major_formatter(COUNT)
     for one in (axis.yaxis, below.xaxis):
         if log:
-            one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+            wide = curve.predicted[-1] > 500 * curve.predicted[0]
+            between = (1.0,) if wide else (1.0, 2.0, 5.0)
+            one.set_major_locator(LogLocator(subs=between, numticks=20))
             one.set_minor_formatter(NullFormatter())
         one.set_major_formatter(PROBABILITY)
     table = {
