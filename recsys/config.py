@@ -120,10 +120,10 @@ def _check_key(base: DictConfig, key: str) -> None:
             if not done:
                 keys += [g.name for g in CONFIGS.iterdir() if g.is_dir()]
             allowed = [f"{where}.{k}" if where else k for k in keys if k != "_target_"]
-            if node is None:
+            if not done and (CONFIGS / part).is_dir():
                 raise ConfigError(
-                    f"{key} has no effect: no {where} was chosen. Choose one first: "
-                    f"{where}={'|'.join(options(where))}."
+                    f"{key} has no effect: no {part} was chosen. Choose one first: "
+                    f"{part}={'|'.join(options(part))}."
                 )
             raise ConfigError(f"{key} is not an option.{did_you_mean(key, allowed)}")
         node = node[part]

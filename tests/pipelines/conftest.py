@@ -1,0 +1,68 @@
+"""Pipelines run as a person runs them: real processes, real files, a real MLflow store."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own table: strings, integers, numbers, a list, nulls, a label."""
+    rng = np.random.default_rng(0)
+    rows = 6000
+    user, item = rng.integers(0, 60, rows), rng.integers(0, 80, rows)
+    price = rng.lognormal(size=rows)
+    logit = rng.normal(size=60)[user] + rng.normal(size=80)[item] + 0.3 * np.log(price)
+    city = [None if x < 0.1 else f"city {int(x * 10)}" for x in rng.random(rows)]
+    frame = pl.DataFrame(
+        {
+            "user": user,
+            "item": [f"item-{i}" for i in item],
+            "price": price,
+            "city": city,
+            "tags": [[f"t{t}" for t in rng.integers(0, 5, rng.integers(0, 4))] for _ in item],
+            "clicked": (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8),
+        },
+        schema_overrides={"tags": pl.List(pl.String)},
+    )
+    path = tmp_path_factory.mktemp("clicks") / "clicks.parquet"
+    frame.write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty working directory: outputs and the store of a module's runs lie here."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Run:
+    """Run `python -m <module> <arguments>` in the working directory."""
+
+    def start(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done
+
+    return start
