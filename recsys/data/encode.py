@@ -365,7 +365,7 @@ def arrow_table(table: Raw) -> pa.Table:
     if isinstance(table, pl.DataFrame):
         return table.to_arrow(compat_level=pl.CompatLevel.oldest())
     if isinstance(table, Mapping):
-        return pa.table({name: pa.array(values) for name, values in table.items()})
+        return pa.table({name: _arrow_array(values) for name, values in table.items()})
     if hasattr(table, "columns") and hasattr(table, "index"):
         columns = list(table.columns)
         twice = sorted({str(name) for name in columns if columns.count(name) > 1})
@@ -376,6 +376,12 @@ def arrow_table(table: Raw) -> pa.Table:
         f"rows came as {type(table).__name__}; give a pyarrow Table, a polars or pandas DataFrame, "
         "or a dict of columns."
     )
+
+
+def _arrow_array(values: Any) -> pa.Array:
+    if isinstance(values, pl.Series):
+        return values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return pa.array(values)
 
 
 def _one_array(table: pa.Table, name: str) -> pa.Array:

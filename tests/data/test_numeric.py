@@ -58,7 +58,8 @@ def test_log_is_the_formula_and_missing_is_the_mean() -> None:
 def test_standard_and_minmax() -> None:
     x = np.array([1.0, 2.0, NAN, 6.0])
     standard = fitted(x, Encoding.STANDARD).apply(x)
-    np.testing.assert_allclose(standard, [-2 / 14**0.5 * 3**0.5, -(3 / 14) ** 0.5, 0, 3 * (3 / 14) ** 0.5], rtol=1e-6)  # fmt: skip
+    deviation = (14 / 3) ** 0.5
+    np.testing.assert_allclose(standard, np.array([-2, -1, 0, 3]) / deviation, rtol=1e-6)
     minmax = fitted(x, Encoding.MINMAX)
     np.testing.assert_allclose(minmax.apply(x), [0, 0.2, 0.4, 1])
     np.testing.assert_array_equal(minmax.apply(np.array([-5.0, 50.0])), [0, 1])  # clipped
