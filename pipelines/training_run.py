@@ -36,7 +36,13 @@ from recsys.tracking.names import experiment_name, run_name
 from recsys.tracking.run import infer_signature, open_tracker
 from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoint, Checkpoints
-from recsys.training.loop import EvaluationRecord, StepRecord, Trainer, TrainerOptions
+from recsys.training.loop import (
+    EvaluationRecord,
+    Interrupted,
+    StepRecord,
+    Trainer,
+    TrainerOptions,
+)
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
 from recsys.training.ranks import Ranks
 
@@ -74,14 +80,19 @@ class TrainingRun:
     def run(self) -> dict[str, Any]:
         """Prepare, build, train, test, save, report."""
         self.ranks = Ranks.join(self.device)
-        self.console = Console(self.cfg.console if self.ranks.is_first else "none")
-        try:
-            data = self.prepare_data()
-            self.folder, checkpoint = self.open_folder(data)
-            with self.open_tracker(data, checkpoint) as tracker:
-                return self.train_and_test(data, checkpoint, tracker)
-        finally:
-            self.ranks.leave()
+        with Console(self.cfg.console if self.ranks.is_first else "none") as self.console:
+            try:
+                data = self.prepare_data()
+                self.folder, checkpoint = self.open_folder(data)
+                with self.open_tracker(data, checkpoint) as tracker:
+                    return self.train_and_test(data, checkpoint, tracker)
+            except Interrupted as stopped:
+                raise Interrupted(
+                    f"{stopped}; continue with the same command and trainer.resume=auto "
+                    f"(output_dir={self.folder})"
+                ) from stopped
+            finally:
+                self.ranks.leave()
 
     # -- data and places ---------------------------------------------------------------------
 
@@ -179,8 +190,7 @@ class TrainingRun:
             system_metrics=bool(self.cfg.tracking.get("system_metrics", False)),
             notify=self.console.note,
         ) as tracker:
-            if resumed is None:
-                tracker.log_params(loggable(self.cfg))
+            tracker.log_params(loggable(self.cfg))
             yield tracker
 
     # -- the work ----------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from recsys.environment import IncompatibleVersionsError
 from recsys.errors import (
     CheckpointError,
     ConfigError,
@@ -155,7 +156,7 @@ def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
             task(compose(config_name, arguments))
     except (ConfigError, SchemaError) as error:
         _fail(error, 2)
-    except (CheckpointError, NonFiniteError) as error:
+    except (CheckpointError, NonFiniteError, IncompatibleVersionsError) as error:
         _fail(error, 1)
     except KeyboardInterrupt as error:
         _fail(error, 130)

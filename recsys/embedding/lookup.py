@@ -141,6 +141,7 @@ class EmbeddingLookup(nn.Module):
         self.linear = linear
         self.layout = options.build_layout(schema)
         width = self.embed_dim + int(linear)
+        check_memory(self.layout.num_rows * width * 4, options.layout)
         self.storage = make_storage(self.layout.num_rows, width)
         self.storage.initialize(options.init_std)
 
@@ -341,6 +342,33 @@ class EmbeddingLookup(nn.Module):
     def dense_parameters(self) -> list[nn.Parameter]:
         """Parameters outside the tables."""
         return [self.numeric] if self.numeric.numel() else []
+
+
+def check_memory(weight_bytes: int, layout: str, available: int | None = None) -> None:
+    """Refuse tables that cannot fit, before the machine starts to swap.
+
+    Args:
+        weight_bytes: Bytes of the weights alone; their update needs at least as much again.
+        layout: The layout in use, for the remedy.
+        available: Free bytes; None asks the system.
+
+    Raises:
+        ConfigError: naming the need, what there is, and a ratio that would fit.
+    """
+    if available is None:
+        import psutil
+
+        available = int(psutil.virtual_memory().available)
+    if weight_bytes <= available:
+        return
+    gib = 2**30
+    ratio = max(available / weight_bytes / 4, 1e-6)
+    hint = f"embedding.ratio={ratio:.2g}"
+    raise ConfigError(
+        f"the embedding tables need {weight_bytes / gib:.1f} GiB and {available / gib:.1f} GiB of "
+        f"memory are free. Use {hint if layout != 'full' else f'embedding=multiplexed {hint}'}, "
+        "a smaller embedding.dim, a higher data.min_count, or more machines."
+    )
 
 
 def pad(ragged: Ragged) -> tuple[Tensor, Tensor]:

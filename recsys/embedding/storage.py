@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.environment import require_compatible_versions
 from recsys.errors import ConfigError, did_you_mean
 
 FUSED_OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad")
@@ -146,6 +147,8 @@ class FusedStorage(Storage):
                 f'the fused embedding optimiser "{optimizer}" does not exist on every device.'
                 f"{did_you_mean(optimizer, FUSED_OPTIMIZERS)}"
             )
+        # A mismatched build dies in its import with an undefined symbol; say what is wrong first.
+        require_compatible_versions()
         from fbgemm_gpu.split_embedding_configs import EmbOptimType
         from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
         from fbgemm_gpu.split_table_batched_embeddings_ops_training import (

@@ -9,7 +9,7 @@ from torch import Tensor
 from recsys.data.batch import Batch, Ragged
 from recsys.data.schema import Field, Schema
 from recsys.embedding.layout import LAYOUTS
-from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions, pad
+from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions, check_memory, pad
 from recsys.embedding.storage import DenseStorage, FusedStorage, SparseStorage, Storage
 from recsys.errors import ConfigError, SchemaError
 
@@ -244,3 +244,13 @@ def test_options_are_checked() -> None:
         EmbeddingOptions(dim=0)
     with pytest.raises(ConfigError, match="Did you mean vector"):
         EmbeddingOptions(numeric="vectors")
+
+
+def test_tables_larger_than_memory_are_refused_with_a_ratio_that_fits() -> None:
+    check_memory(1000, "full", available=1000)
+    with pytest.raises(
+        ConfigError, match=r"need 40\.0 GiB and 10\.0 GiB.*multiplexed.*ratio=0\.062"
+    ):
+        check_memory(40 * 2**30, "full", available=10 * 2**30)
+    with pytest.raises(ConfigError, match=r"Use embedding\.ratio"):
+        check_memory(40 * 2**30, "hashed", available=10 * 2**30)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recsys.data.atomic import atomic_folder
+from recsys.data.readers import Source
 from recsys.errors import ConfigError, SchemaError
 
 TIMEOUT_S = 30
@@ -151,3 +152,19 @@ def check_count(dataset: str, what: str, found: int, published: int) -> None:
             "incomplete or another version; download it again, or read your own files with "
             "data=parquet."
         )
+
+
+def check_rows(
+    dataset: str, folder: Path, files: Mapping[str, Source], published: Mapping[str, int]
+) -> None:
+    """Raise a SchemaError when the splits have not the published numbers of rows."""
+    found = {split: source.num_rows for split, source in files.items()}
+    if found != published:
+        raise SchemaError(
+            f"data={dataset} has {_counts(found)} in {folder}, published are {_counts(published)}. "
+            "Download it again, or set data.check_rows=false for rows of your own choice."
+        )
+
+
+def _counts(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} rows ({split})" for split, count in rows.items())
