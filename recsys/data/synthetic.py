@@ -77,6 +77,8 @@ def generate(
     """
     if rows < 1:
         raise ConfigError(f"rows is {rows}; a synthetic table needs at least 1 row.")
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}; it must be 0 or more.")
     if not 1 <= num_labels <= len(LABELS):
         raise ConfigError(f"num_labels is {num_labels}; 1 is click, 2 is click and conversion.")
     world = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 0])))

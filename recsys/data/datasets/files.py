@@ -154,7 +154,7 @@ def check_count(dataset: str, what: str, found: int, published: int) -> None:
         )
 
 
-def check_rows(
+def check_splits(
     dataset: str, folder: Path, files: Mapping[str, Source], published: Mapping[str, int]
 ) -> None:
     """Raise a SchemaError when the splits have not the published numbers of rows."""
