@@ -1,6 +1,7 @@
 """The pipeline: codes, numbers, lists, and what reaches it from every kind of table."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def fit(frame: pl.DataFrame = FRAME, **options: object) -> FeaturePipeline:
 
 def lists(table: EncodedTable, name: str) -> list[list[int]]:
     values, offsets = table.ragged[name]
-    return [values[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [values[a:b].tolist() for a, b in pairwise(offsets)]
 
 
 def equal(one: EncodedTable, other: EncodedTable) -> None:
@@ -222,7 +223,8 @@ def test_only_training_rows_are_learnt() -> None:
 
 
 values = st.one_of(st.none(), st.text(max_size=4))
-rows = st.lists(st.tuples(values, st.one_of(st.none(), st.lists(values, max_size=4))), min_size=1, max_size=30)  # fmt: skip
+sequences = st.one_of(st.none(), st.lists(values, max_size=4))
+rows = st.lists(st.tuples(values, sequences), min_size=1, max_size=30)
 
 
 @settings(max_examples=60, deadline=None)
@@ -270,5 +272,5 @@ def test_a_broken_folder_says_so(tmp_path: Path) -> None:
         FeaturePipeline.load(tmp_path / "p")
     raw["schema"]["fields"][0]["size"] = 99
     path.write_text(json.dumps(raw))
-    with pytest.raises(SchemaError, match='vocabulary of "item".*has 7 codes.*says 99'):
+    with pytest.raises(SchemaError, match=r'vocabulary of "item".*has 7 codes.*says 99'):
         FeaturePipeline.load(tmp_path / "p")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def same_rows(batch: object, rows: EncodedTable, index: np.ndarray) -> None:
         ragged = batch.ragged[name]
         expected = [values[offsets[i] : offsets[i + 1]].tolist() for i in index]
         cuts = ragged.offsets.tolist()
-        found = [ragged.values[a:b].tolist() for a, b in zip(cuts, cuts[1:], strict=False)]
+        found = [ragged.values[a:b].tolist() for a, b in pairwise(cuts)]
         assert found == expected
 
 
@@ -176,7 +177,7 @@ def test_a_changed_byte_fails_verification(tmp_path: Path) -> None:
 def test_a_missing_file_does_not_open(tmp_path: Path, name: str) -> None:
     store = write(tmp_path / "s", table())
     (store.path / name).unlink()
-    with pytest.raises(SchemaError, match="data.rebuild=true"):
+    with pytest.raises(SchemaError, match=r"data\.rebuild=true"):
         Store.open(store.path)
 
 
@@ -215,10 +216,13 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_error_of_the_caller_leaves_nothing(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path / "s", SCHEMA)
-    with pytest.raises(KeyError), writer:
-        writer.append(table())
-        raise KeyError("stop")
+    def stopped() -> None:
+        with StoreWriter(tmp_path / "s", SCHEMA) as writer:
+            writer.append(table())
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        stopped()
     assert list(tmp_path.iterdir()) == []
 
 
