@@ -109,14 +109,15 @@ class FieldAttention(nn.Module):
             gain=None if norm is None else norm.weight,
             bias=None if norm is None else norm.bias,
             epsilon=0.0 if norm is None else norm.eps,
+            dropout=self.dropout if self.training else 0.0,
         )
 
 
 class AttentionStack(nn.Sequential):
     """`FieldAttention` layers one after another: on a CPU as one fused kernel where that applies.
 
-    The fused kernel takes float32 on the CPU, without attention dropout in training and without
-    a normalisation after the ReLU. Everything else, and `explain`, runs the layers' own code.
+    The fused kernel takes float32 on the CPU, without a normalisation after the ReLU. Everything
+    else, and `explain`, runs the layers' own code.
 
     Args:
         layers: At least one; each reads the width that the one before gives.
@@ -165,8 +166,6 @@ class AttentionStack(nn.Sequential):
             return "autocast is on"
         if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in self.parameters()):
             return "the weights are not all float32 on a CPU"
-        if self.training and any(layer.dropout for layer in layers):
-            return "attention weights are dropped in training"
         if any(layer.norm is not None and not layer.norm_first for layer in layers):
             return "layers normalise after the ReLU"
         widest = max(max(layer.weight.shape[1:]) for layer in layers)

@@ -7,7 +7,8 @@
 // How: a vector register holds the same number of LANES different rows. Every step (products,
 // softmax, normalisation) is then the scalar algorithm on vectors: no remainder of 39 slots or 5
 // components is ever padded, and no sum runs across a register. The softmax is not stored for the
-// backward pass but computed again from its largest score and its denominator.
+// backward pass but computed again from its largest score and its denominator; so is the choice of
+// dropped weights, from a hash.
 //
 // Results do not depend on the number of threads: weight gradients are summed per CHUNK of tiles
 // and the chunks are added in order.
@@ -49,6 +50,7 @@ constexpr int CHUNK = 4;     // tiles per partial sum of the weight gradients
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
 
 inline vec splat(float x) { return x - vec{}; }  // minus zero: the compiler drops it
 inline vec splat(vec x) { return x; }
@@ -212,6 +214,8 @@ struct Layer {
     int32_t residual;  // 0 none, 1 identity, 2 projected
     float scale;       // of the scores
     float epsilon;     // of the normalisation
+    float dropout;     // probability on attention weights, 0 for none
+    uint32_t seed;     // of the dropped weights
 };
 }
 
@@ -257,6 +261,7 @@ struct Saved {
 struct Scratch {
     vec *projected, *d_projected;  // [part][head][F][W]
     vec *scores, *d_scores;        // [QUERIES][F]
+    uvec rows;                     // which rows the lanes hold
 };
 
 // Where a layer's parameter gradients are summed.
@@ -273,6 +278,32 @@ void project(const Plan& p, const vec* input, vec* projected) {
                            in(input + m * p.D, p.D, 1),
                            in(p.layer.weight + int64_t(head) * p.width * p.D, p.D, 1),
                            out(projected + head * p.head_size + m * p.width, p.width, 1));
+}
+
+// Every bit of the result depends on every bit of x (the last step of MurmurHash3).
+template <class T>
+inline T scramble(T x) {
+    x = (x ^ (x >> 16)) * 0x85ebca6bu;
+    x = (x ^ (x >> 13)) * 0xc2b2ae35u;
+    return x ^ (x >> 16);
+}
+
+// Zero each weight of `rows` queries from `first` on with probability p.layer.dropout and scale the
+// rest. Whether a weight stays is a hash of seed, row, head, query and key, so that the backward
+// pass finds it again and threads and tiles make no difference.
+void drop(int rows, int first, const Plan& p, int head, const uvec& batch_rows, vec* weights) {
+    if (p.layer.dropout == 0.0f) return;
+    const uint32_t threshold = uint32_t(double(p.layer.dropout) * 4294967296.0);
+    const float kept = 1.0f / (1.0f - p.layer.dropout);
+    const uvec lanes = scramble(batch_rows + p.layer.seed);
+    for (int m = 0; m < rows; ++m) {
+        const uint32_t query = scramble(uint32_t(head * p.fields + first + m) * 0x9e3779b9u);
+        for (int n = 0; n < p.fields; ++n) {
+            const uvec hash = scramble(lanes ^ (query + uint32_t(n)));
+            vec& weight = weights[m * p.fields + n];
+            weight = hash < threshold ? splat(0.0f) : weight * kept;
+        }
+    }
 }
 
 // Scores become numerators 2^(factor score - top) of `rows` softmaxes. Rows go side by side, so
@@ -336,6 +367,7 @@ void forward_head(const Plan& p, const Saved& saved, int head, const Scratch& sc
         product<false>(rows, p.fields, p.width, in(query + first * p.width, p.width, 1),
                        in(key, p.width, 1), out(scratch.scores, p.fields, 1));
         softmax(rows, p, scratch.scores, saved.top + head * p.fields + first, inverse_sum);
+        drop(rows, first, p, head, scratch.rows, scratch.scores);
         vec* z = saved.output + first * p.O + head * p.width;
         product<false>(rows, p.width, p.fields, in(scratch.scores, p.fields, 1),
                        in(value, 1, p.width), out(z, p.O, 1));
@@ -431,8 +463,10 @@ void backward_head(const Plan& p, const Saved& saved, int head, const vec* gradi
                        out(scratch.scores, p.fields, 1));
         product<false>(rows, p.fields, p.width, in(g, p.O, 1), in(value, p.width, 1),
                        out(scratch.d_scores, p.fields, 1));
+        drop(rows, first, p, head, scratch.rows, scratch.d_scores);
         softmax_backward(rows, p, scratch.scores, scratch.d_scores, saved.top + softmaxes,
                          saved.inverse_sum + softmaxes);
+        drop(rows, first, p, head, scratch.rows, scratch.scores);
         product<true>(p.fields, p.width, rows, in(scratch.scores, 1, p.fields),
                       in(g, 1, p.O), out(d_value, p.width, 1));
         product<false>(rows, p.width, p.fields, in(scratch.d_scores, p.fields, 1),
@@ -543,16 +577,20 @@ struct Workspace {
         d_input = gradient + stack.widest;
         saved = d_input + stack.widest;
     }
+    void hold(int64_t first_row) {
+        for (int lane = 0; lane < LANES; ++lane) scratch.rows[lane] = uint32_t(first_row + lane);
+    }
     Workspace(const Workspace&) = delete;
     ~Workspace() { std::free(memory); }
 };
 
-void forward_tile(const Stack& stack, const Scratch& scratch, vec* input, int64_t B, int64_t row,
+void forward_tile(const Stack& stack, Workspace& space, vec* input, int64_t B, int64_t row,
                   const float* x, float* y) {
+    space.hold(row);
     load_rows(x, B, row, stack.first().fields, stack.first().D, input);
     for (const Plan& plan : stack.plans) {
         const Saved saved(plan, input);
-        forward_layer(plan, saved, scratch);
+        forward_layer(plan, saved, space.scratch);
         input = saved.output;
     }
     store_rows(y, B, row, stack.last().fields, stack.last().O, input);
@@ -561,6 +599,7 @@ void forward_tile(const Stack& stack, const Scratch& scratch, vec* input, int64_
 // `end` is one past the tile's saved values; `sums` holds the gradients of all parameters.
 void backward_tile(const Stack& stack, Workspace& space, const vec* end, int64_t B, int64_t row,
                    const float* dy, float* dx, float* sums) {
+    space.hold(row);
     load_rows(dy, B, row, stack.last().fields, stack.last().O, space.gradient);
     sums += stack.parameters;
     const vec* output = end - stack.last().fields * stack.last().O;
@@ -599,14 +638,13 @@ int32_t attention_forward(const Layer* layers, int32_t depth, int64_t B, int32_t
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
         const FlushDenormals flush;
-        const Workspace space(stack);
+        Workspace space(stack);
         failed = space.memory == nullptr;
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < tiles; ++tile)
             if (!failed)
-                forward_tile(stack, space.scratch,
-                             saved ? (vec*)saved + tile * stack.saved : space.saved, B,
-                             tile * LANES, x, y);
+                forward_tile(stack, space, saved ? (vec*)saved + tile * stack.saved : space.saved,
+                             B, tile * LANES, x, y);
     }
     return failed;
 }

@@ -1,6 +1,7 @@
 """A stack of `FieldAttention` layers as one CPU kernel, with its gradient.
 
-Same numbers as the layers one after another, to rounding; the work is in fused_attention.cpp.
+Same numbers as the layers one after another, to rounding, though dropout draws other random bits
+than torch's; the work is in fused_attention.cpp.
 Letters   B rows, F slots, D input width, O output width.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class _Layer(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("weight", "gain", "bias")),
         *((name, ctypes.c_void_p) for name in ("d_weight", "d_gain", "d_bias")),
         *((name, ctypes.c_int32) for name in ("in_dim", "out_dim", "heads", "residual")),
-        *((name, ctypes.c_float) for name in ("scale", "epsilon")),
+        *((name, ctypes.c_float) for name in ("scale", "epsilon", "dropout")),
+        ("seed", ctypes.c_uint32),
     ]
 
 
@@ -47,6 +49,10 @@ class FusedLayer:
     gain: Tensor | None = None
     bias: Tensor | None = None
     epsilon: float = 0.0
+    dropout: float = 0.0
+    """Probability on attention weights, of this call: 0 outside training."""
+    seed: int = 0
+    """Chooses the weights that are dropped; `fused_attention` draws it."""
 
     @property
     def parameters(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -83,6 +89,9 @@ def fused_attention(fields: Tensor, layers: Sequence[FusedLayer]) -> Tensor:
         RuntimeError: The kernel could not be built; see `fused_attention_kernel`.
         MemoryError: There is no room for a thread's tiles.
     """
+    if any(layer.dropout for layer in layers):
+        seeds = torch.randint(2**32, (len(layers),)).tolist()
+        layers = [replace(layer, seed=seed) for layer, seed in zip(layers, seeds, strict=True)]
     parameters = [parameter for layer in layers for parameter in layer.parameters]
     inputs = [fields, *(p for p in parameters if p is not None)]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
@@ -151,6 +160,7 @@ def _describe(
         target.heads = layer.num_heads
         target.residual = (2 if parts == 4 else 1) if layer.residual else 0
         target.scale, target.epsilon = layer.scale, layer.epsilon
+        target.dropout, target.seed = layer.dropout, layer.seed
         target.weight, target.gain, target.bias = map(_address, layer.parameters)
         if gradients is not None:
             target.d_weight, target.d_gain, target.d_bias = map(_address, gradients[index])

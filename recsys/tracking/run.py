@@ -12,6 +12,7 @@ import os
 import subprocess
 import traceback
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ _RUNNING = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default waits minutes for a server that is gone
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the console shows it
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # a log file would fill with its redraws
 }
 
 
@@ -144,16 +146,20 @@ class MlflowTracker(Tracker):
         import mlflow
 
         # Given requirements, MLflow does not start a process to guess them (tens of seconds).
-        logged = mlflow.pyfunc.log_model(
-            name=name,
-            python_model=python_model,
-            artifacts=dict(artifacts) if artifacts else None,
-            signature=signature,
-            input_example=input_example,
-            code_paths=list(code_paths) if code_paths else None,
-            pip_requirements=list(pip_requirements or serving_requirements()),
-            step=step,
-        )
+        with warnings.catch_warnings():
+            # The signature is given, from raw rows; an example would store a user's data.
+            warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
+            warnings.filterwarnings("ignore", ".*[Tt]ype hint", UserWarning)
+            logged = mlflow.pyfunc.log_model(
+                name=name,
+                python_model=python_model,
+                artifacts=dict(artifacts) if artifacts else None,
+                signature=signature,
+                input_example=input_example,
+                code_paths=list(code_paths) if code_paths else None,
+                pip_requirements=list(pip_requirements or serving_requirements()),
+                step=step,
+            )
         return str(logged.model_uri)
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
@@ -233,7 +239,10 @@ def infer_signature(inputs: Any, outputs: Any) -> Any:
     """MLflow signature from a few raw columns ({name: array} or a data frame) and their scores."""
     from mlflow.models import infer_signature as infer
 
-    return infer(inputs, outputs)
+    with warnings.catch_warnings():
+        # Integer ids stay integers: as doubles, which MLflow hints at, large ones would merge.
+        warnings.filterwarnings("ignore", "Hint: Inferred schema contains integer", UserWarning)
+        return infer(inputs, outputs)
 
 
 def serving_requirements() -> list[str]:

@@ -33,7 +33,7 @@ SIZES = [  # slots, width in, width out, heads, layers
 
 
 def build(
-    in_dim: int, out_dim: int, heads: int, depth: int, seed: int = 0, **options: bool
+    in_dim: int, out_dim: int, heads: int, depth: int, seed: int = 0, **options: float
 ) -> AttentionStack:
     torch.manual_seed(seed)
     layers = [
@@ -186,6 +186,83 @@ def test_tiny_numbers_do_not_disturb_the_next_operation() -> None:
     build(8, 8, 2, 1)(torch.randn(200, 5, 8))
     tiny = torch.tensor([1e-30]) * torch.tensor([1e-10])
     assert tiny.item() > 0
+
+
+def scramble(x: torch.Tensor) -> torch.Tensor:
+    """MurmurHash3's last step on uint32 values kept in int64."""
+    mask = 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & mask
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & mask
+    return x ^ (x >> 16)
+
+
+def kept_weights(seed: int, rows: int, heads: int, slots: int, dropout: float) -> torch.Tensor:
+    """Which attention weights stay, [B, H, F, F], as fused_attention.cpp decides."""
+    lanes = scramble((torch.arange(rows) + seed) & 0xFFFFFFFF)
+    query = scramble((torch.arange(heads * slots) * 0x9E3779B9) & 0xFFFFFFFF)
+    cell = (query.view(heads, slots, 1) + torch.arange(slots)) & 0xFFFFFFFF
+    return scramble(lanes.view(-1, 1, 1, 1) ^ cell) >= int(dropout * 2**32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dropout_equals_the_layers_with_the_same_weights_dropped(seed: int) -> None:
+    rows, slots, heads, dropout = 37, 9, 2, 0.3
+    stack = build(6, 6, heads, 2, dropout=dropout, layer_norm=True)
+    generator = torch.Generator().manual_seed(seed)
+    fields = torch.randn(rows, slots, 6, generator=generator)
+    weight = torch.randn(rows, slots, 6, generator=generator)
+    torch.manual_seed(seed)
+    fused = run(stack, fields, weight)
+
+    torch.manual_seed(seed)
+    seeds = iter(torch.randint(2**32, (2,)).tolist())
+
+    def drop(weights: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+        assert (p, training) == (dropout, True)
+        return weights * kept_weights(next(seeds), rows, heads, slots, p) / (1 - p)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "dropout", drop)
+        stack.kernel = "torch"
+        exact = run(stack.double(), fields.double(), weight.double())
+    for value, expected in zip(fused, exact, strict=True):
+        assert relative_error(value, expected) < 1e-5
+
+
+def test_dropped_weights_are_the_given_share_and_look_independent() -> None:
+    kept = kept_weights(12345, 2000, 2, 10, 0.3).double()
+    assert kept.mean().item() == pytest.approx(0.7, abs=0.002)
+    for dim in range(4):  # neither rows, heads, queries nor keys share their luck
+        others = [other for other in range(4) if other != dim]
+        spread = kept.mean(dim=others).std().item()
+        assert spread < 4 * (0.21 * kept.shape[dim] / kept.numel()) ** 0.5
+        neighbours = (kept - 0.7).narrow(dim, 0, kept.shape[dim] - 1) * (kept - 0.7).narrow(
+            dim, 1, kept.shape[dim] - 1
+        )
+        assert abs(neighbours.mean().item()) < 4 * 0.21 / neighbours.numel() ** 0.5
+    other = kept_weights(12346, 2000, 2, 10, 0.3).double()
+    assert abs(((kept - 0.7) * (other - 0.7)).mean().item()) < 4 * 0.21 / kept.numel() ** 0.5
+
+
+def test_dropout_follows_the_seed_of_torch_and_leaves_evaluation_alone() -> None:
+    stack = build(8, 8, 2, 2, dropout=0.5)
+    fields = torch.randn(20, 5, 8)
+    torch.manual_seed(3)
+    first, second = stack(fields), stack(fields)
+    assert not torch.equal(first, second)
+    torch.manual_seed(3)
+    assert torch.equal(stack(fields), first)
+    stack.eval()
+    assert torch.equal(stack(fields), build(8, 8, 2, 2)(fields))
+
+
+def test_without_dropout_no_random_number_is_drawn() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    stack = build(8, 8, 2, 1, dropout=0.5).eval()
+    torch.set_rng_state(before)
+    stack(torch.zeros(3, 5, 8))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_parameter_changed_before_backward_is_an_error() -> None:
