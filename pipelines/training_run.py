@@ -21,15 +21,12 @@ import recsys
 from recsys import config
 from recsys.data.atomic import write_text_whole
 from recsys.data.loader import Loader
-from recsys.data.options import DataOptions
 from recsys.data.prepare import Prepared, prepare
-from recsys.data.raw import RawDataset
 from recsys.data.store import Store
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.errors import CheckpointError, ConfigError
 from recsys.metrics.report import ClassificationReport
 from recsys.models.recommender import Recommender
-from recsys.models.registry import call, import_target
 from recsys.models.saved import ModelSpec, SavedModel
 from recsys.tracking.console import Console
 from recsys.tracking.names import experiment_name, run_name
@@ -98,11 +95,7 @@ class TrainingRun:
 
     def prepare_data(self) -> Prepared:
         """Read the recipe, fit and encode (or open what an earlier run encoded)."""
-        node = config.plain(self.cfg.data)
-        common = {f: node.pop(f) for f in list(node) if f in DataOptions.__dataclass_fields__}
-        options = config.build_options(DataOptions, common, "data")
-        recipe = import_target(node.pop("_target_"))
-        raw: RawDataset = call(recipe, node, {}, "data")
+        raw, options = config.build_dataset(self.cfg.data)
         self.console.banner(
             f"recsys {recsys.__version__} - {self.spec.class_name} on {raw.name} - {self.device} - "
             f"seed {self.seed}"

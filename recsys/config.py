@@ -39,6 +39,10 @@ FAMILIES = ("ctr", "cf", "mtl", "towers")
 FREE_FORM = ("data.fields.",)
 """Mappings whose keys are the user's own column names."""
 
+if typing.TYPE_CHECKING:
+    from recsys.data.options import DataOptions
+    from recsys.data.raw import RawDataset
+
 T = TypeVar("T")
 
 
@@ -189,6 +193,22 @@ def chosen_model(cfg: DictConfig) -> tuple[str, str]:
     return family, str(cfg[family]["_target_"]).split(".")[-2]
 
 
+def build_dataset(node: DictConfig) -> tuple[RawDataset, DataOptions]:
+    """The recipe's raw data set, and the options that every recipe has in common.
+
+    Raises:
+        ConfigError: an unknown key.
+        SchemaError: the recipe does not find what it expects.
+    """
+    from recsys.data.options import DataOptions
+    from recsys.models.registry import call, import_target
+
+    values = plain(node)
+    recipe = import_target(values.pop("_target_"))
+    common = {key: values.pop(key) for key in list(values) if key in _names(DataOptions)}
+    return call(recipe, values, {}, "data"), build_options(DataOptions, common, "data")
+
+
 def plain(node: Any) -> Any:
     """A node as plain Python values, interpolations resolved."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
@@ -202,7 +222,7 @@ def build_options(cls: type[T], node: DictConfig | dict[str, Any], path: str) ->
     """
     values = plain(node)
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = _names(cls)
     for key, value in values.items():
         if key not in names:
             allowed = [f"{path}.{name}" for name in names]
@@ -217,6 +237,10 @@ def build_options(cls: type[T], node: DictConfig | dict[str, Any], path: str) ->
         if hints[key] is Path or (Path in typing.get_args(hints[key]) and isinstance(value, str)):
             values[key] = Path(value)
     return cls(**values)
+
+
+def _names(cls: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
 
 
 def _fits(value: Any, hint: Any) -> bool:
