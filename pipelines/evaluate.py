@@ -1,7 +1,10 @@
 """Score new raw rows with the feature pipeline and the weights of a finished run.
 
-python -m pipelines.evaluate run=<run id> data.path=new.parquet
-python -m pipelines.evaluate run=outputs/clicks/autoint/<time> data.path='days/*.parquet'
+    python -m pipelines.evaluate run=<run id> data.path=new.parquet
+    python -m pipelines.evaluate run=outputs/clicks/autoint/<time> data.path='days/*.parquet'
+
+Writes predictions.parquet (one probability per row, in the order of the rows) and result.json to
+output_dir; metrics too where the label column is present.
 """
 
 from __future__ import annotations

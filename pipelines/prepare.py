@@ -1,7 +1,9 @@
 """Encode a data set once, without training: a look at its columns, and a warm cache.
 
-python -m pipelines.prepare data=parquet data.path=clicks.parquet data.label=clicked
-python -m pipelines.prepare data=criteo data.source=<folder> data.min_count=10
+    python -m pipelines.prepare data=parquet data.path=clicks.parquet data.label=clicked
+    python -m pipelines.prepare data=criteo data.source=<folder> data.min_count=10
+
+Prints what every column was taken for, and where the schema lies that you may edit.
 """
 
 from __future__ import annotations

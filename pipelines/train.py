@@ -1,9 +1,13 @@
 """Train one model and leave a tracked run behind.
 
-python -m pipelines.train ctr=autoint
-python -m pipelines.train ctr=autoint data=parquet data.path=clicks.parquet data.label=clicked
-python -m pipelines.train experiment=frappe_dcnv2 data.source=<folder> seed=1
-torchrun --nproc-per-node 2 -m pipelines.train ctr=autoint
+    python -m pipelines.train ctr=autoint
+    python -m pipelines.train ctr=autoint data=parquet data.path=clicks.parquet data.label=clicked
+    python -m pipelines.train experiment=frappe_dcnv2 data.source=<folder> seed=1
+    python -m pipelines.train ctr=autoint embedding=multiplexed embedding.ratio=0.1
+    python -m pipelines.train ctr=autoint trainer.resume=auto
+    torchrun --nproc-per-node 2 -m pipelines.train ctr=autoint
+
+Used most: trainer.epochs trainer.batch_size optimizer.lr embedding.dim seed
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import types
 import typing
@@ -148,11 +149,15 @@ def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Entry point of a pipeline: compose, run, and answer errors in one voice.
 
-    Flags (`--help`, `--cfg job`, `-m`) are Hydra's own.
+    `--help` prints the pipeline's own docstring and what can be chosen; the other flags (`--cfg
+    job`, `-m`) are Hydra's.
 
     Exit codes: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted.
     """
     arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(help_text(config_name))
+        return
     try:
         if any(argument.startswith("-") for argument in arguments):
             _hydra_main(task, config_name)
@@ -164,6 +169,23 @@ def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
         _fail(error, 1)
     except KeyboardInterrupt as error:
         _fail(error, 130)
+
+
+def help_text(config_name: str) -> str:
+    """The docstring of the running pipeline, the choices of its groups, and its keys."""
+    doc = (sys.modules["__main__"].__doc__ or "").strip()
+    text = (CONFIGS / f"{config_name}.yaml").read_text()
+    groups = [g for g in re.findall(r"^  - (\w+):", text, re.MULTILINE) if options(g)]
+    lines = [doc, "", "Choices (group=option):"]
+    lines += [f"  {group:<11}{' '.join(options(group))}" for group in groups]
+    keys = re.findall(r"^(\w+): *\S*? *# (.*)$", text, re.MULTILINE)
+    lines += ["", "Keys:", *(f"  {key:<14}{comment}" for key, comment in keys)]
+    lines += [
+        "",
+        "See what a choice holds:  --cfg job -p <group>     the whole configuration:  --cfg job",
+        "Run a grid:               -m seed=0,1,2",
+    ]
+    return "\n".join(lines)
 
 
 def _hydra_main(task: Callable[[DictConfig], Any], config_name: str) -> None:
