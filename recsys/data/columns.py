@@ -111,7 +111,7 @@ def _texts(values: pa.Array, field: Field, chunk: Chunk) -> pa.Array:
 def category_codes(
     array: pa.Array, field: Field, coder: Coder, chunk: Chunk, nan_as_missing: bool = False
 ) -> np.ndarray:
-    """Codes [B] of a column of single values; null becomes MISSING."""
+    """Codes [B] of a column of single values, in any integer type; null becomes MISSING."""
     kind = array.type
     if pa.types.is_dictionary(kind) and (
         array.dictionary.null_count or not _is_text(kind.value_type)
@@ -137,10 +137,11 @@ def category_codes(
 
 
 def _narrow(codes: np.ndarray) -> np.ndarray:
-    """int32 where it holds the codes: half the memory to go through later."""
-    if not codes.size or (codes.min() >= 0 and codes.max() < 2**31):
-        return codes.astype(np.int32, copy=False)
-    return codes
+    """The shortest of uint16, int32 and int64 that holds the codes: less memory to go through."""
+    low, high = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+    if low < 0 or high >= 2**31:
+        return codes
+    return codes.astype(np.uint16 if high < 2**16 else np.int32, copy=False)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -5,10 +5,10 @@
     minmax    (x - min) / (max - min), clipped to [0, 1]            missing -> the mean, scaled
     quantile  the bucket of x between the edges                     missing -> MISSING
 
-All moments are float64. A constant column becomes 0. Quantile edges are exact up to `SAMPLE_ROWS`
-training rows; beyond, they come from the `SAMPLE_ROWS` rows whose index has the smallest fixed
-hash, a uniform sample that does not depend on chunking (its rank error is below 0.3 %: five
-standard deviations of a share near one half).
+All moments are float64; y of `log` is rounded to float32 before it is used. A constant column
+becomes 0. Quantile edges are exact up to `SAMPLE_ROWS` training rows; beyond, they come from the
+`SAMPLE_ROWS` rows whose index has the smallest fixed hash, a uniform sample that does not depend on
+chunking (its rank error is below 0.3 %: five standard deviations of a share near one half).
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Scale:
             span = (self.high - self.low) or 1.0
             y = np.clip((np.where(missing, self.mean, y) - self.low) / span, 0.0, 1.0)
             return y.astype(np.float32)
-        y = ((y - self.mean) / self.deviation).astype(np.float32)
+        dtype = y.dtype.type  # float32 for log, float64 else
+        y = ((y - dtype(self.mean)) / dtype(self.deviation)).astype(np.float32, copy=False)
         y[missing] = 0.0
         return y
 
@@ -80,7 +81,7 @@ def before_scaling(x: np.ndarray, encoding: Encoding) -> np.ndarray:
     """What the mean and deviation are taken of: the logarithm for `log`, else the value."""
     if encoding is Encoding.LOG:
         y = np.abs(x)
-        return np.copysign(np.log1p(y, out=y), x, out=y)
+        return np.copysign(np.log1p(y, out=y), x, out=y).astype(np.float32)
     return x
 
 
@@ -99,8 +100,8 @@ class Moments:
         if not y.size:
             return
         low, high = float(y.min()), float(y.max())
-        mean = float(y.mean())
-        y = y - mean
+        mean = float(y.mean(dtype=np.float64))
+        y = y - np.float64(mean)
         self.chunks[chunk] = (y.size, mean, float(np.square(y, out=y).sum()), low, high)
 
     def scale(self) -> Scale | None:

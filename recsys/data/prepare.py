@@ -18,9 +18,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -286,18 +287,37 @@ def _write(
                     )
                     for name in names
                 }  # fmt: skip
-                start = 0
-                for index, columns in enumerate(part.spool.read()):
-                    table = finish.encode(columns, pool)
-                    if part.rule is None:
-                        writers[part.split].append(table)
-                    else:
-                        _append_split(writers, table, part.splits[index], start)
-                    start += len(table)
-                    progress(done + start)
-                done += start
+                _write_part(part, finish, writers, pool, partial(_add, progress, done))
+            done += part.source.num_rows
             part.spool.remove()
     return sorted(taken, key=SPLITS.index)
+
+
+def _add(progress: Callable[[int], None], before: int, rows: int) -> None:
+    progress(before + rows)
+
+
+def _write_part(
+    part: _Part,
+    finish: Finish,
+    writers: dict[str, StoreWriter],
+    pool: ThreadPoolExecutor,
+    progress: Callable[[int], None],
+) -> None:
+    """Finish the chunks of one source; a thread writes one while the next is encoded."""
+    start = 0
+    with ThreadPoolExecutor(1) as writer:
+        behind: Future[None] | None = None
+        for index, columns in enumerate(part.spool.read()):
+            table = finish.encode(columns, pool)
+            if behind is not None:
+                behind.result()
+            splits = part.splits[index] if part.rule else None
+            behind = writer.submit(_append, writers, table, splits, start)
+            start += len(table)
+            progress(start)
+        if behind is not None:
+            behind.result()
 
 
 def _splits_of(part: _Part) -> list[str]:
@@ -308,10 +328,14 @@ def _splits_of(part: _Part) -> list[str]:
     return [SPLITS[int(code)] for code in found]
 
 
-def _append_split(
-    writers: dict[str, StoreWriter], table: EncodedTable, splits: np.ndarray, start: int
+def _append(
+    writers: dict[str, StoreWriter], table: EncodedTable, splits: np.ndarray | None, start: int
 ) -> None:
+    """Write each row of a chunk to the store of its split; None when there is one store."""
     for name, writer in writers.items():
+        if splits is None:
+            writer.append(table)
+            continue
         rows = np.flatnonzero(splits == SPLITS.index(name))
         if rows.size:
             writer.append(table.take(rows), rows + start)
