@@ -15,7 +15,7 @@ from recsys.layers.fused_attention import FusedLayer, fused_attention, fused_att
 from recsys.layers.mlp import check_dropout
 
 KERNELS = ("auto", "torch", "fused")
-MAX_FUSED_DIM = 256
+MAX_FUSED_DIM = 512
 """Widest layer that `kernel=auto` fuses: beyond it, the matrix products of torch win."""
 
 

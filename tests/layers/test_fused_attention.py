@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import platform
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from recsys.layers import fused_attention as module
+from recsys.layers import native
 from recsys.layers.attention import AttentionStack, FieldAttention
 from recsys.layers.fused_attention import fused_attention, fused_attention_kernel
 
@@ -73,7 +76,7 @@ def test_forward_and_backward_equal_the_layers_in_float64(sizes: tuple, options:
     stack.kernel = "torch"
     exact = run(stack.double(), fields.double(), weight.double())
     for value, expected in zip(fused, exact, strict=True):
-        if out_dim == 1 and options["layer_norm"]:  # normalising one number leaves rounding alone
+        if out_dim == 1 and options.get("layer_norm"):  # only rounding is left
             torch.testing.assert_close(value.double(), expected, atol=1e-2, rtol=1e-5)
         else:
             assert relative_error(value, expected) < 1e-5
@@ -297,3 +300,21 @@ def test_memory_that_runs_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "fused_attention_kernel", NoMemory)
     with pytest.raises(MemoryError, match="5 slots"), torch.no_grad():
         fused_attention(torch.randn(2, 5, 8), [build(8, 8, 2, 1)[0].fused()])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86 instruction sets")
+@pytest.mark.parametrize("level", ["x86-64", "x86-64-v3"])
+def test_narrower_registers_give_the_same_numbers(
+    level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 and 8 lanes, as processors without AVX-512 have."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    flags = tuple(f"-march={level}" if flag == "-march=native" else flag for flag in native.FLAGS)
+    monkeypatch.setattr(native, "FLAGS", flags)
+    narrow = fused_attention_kernel.__wrapped__()
+    monkeypatch.setattr(module, "fused_attention_kernel", lambda: narrow)
+    assert narrow.attention_lanes() == {"x86-64": 4, "x86-64-v3": 8}[level]
+    for options in ({"layer_norm": True}, {"scale": False, "project_residual": True}):
+        test_forward_and_backward_equal_the_layers_in_float64((17, 7, 15, 3, 2), options)
+    test_dropout_equals_the_layers_with_the_same_weights_dropped(0)
