@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,10 @@ class Loader:
 
     def _read(self, first_step: int, epoch: int) -> Iterator[Batch]:
         num_rows = self.store.num_rows
-        order = Order(num_rows, self.shuffle_rows, (self.seed, epoch)) if self.shuffle else None
+        order = None
+        if self.shuffle:
+            seed = (self.seed, epoch)
+            order = Order(num_rows, self.shuffle_rows, seed, self.store.will_need)
         for step in range(first_step, len(self)):
             start = step * self.batch_size
             size = min(self.batch_size, num_rows - start)
@@ -186,14 +189,23 @@ class Order:
         num_rows: Length of the permutation.
         shuffle_rows: Rows permuted at once; memory is 8 bytes for each.
         seed: Whole numbers, such as (seed, epoch).
+        announce: Called with the first and the end row of each block of a window before the first
+            of its rows is given out.
 
     Example:
         >>> Order(5, 5, (0, 0)).rows(1, 4)
         array([3, 1, 0])
     """
 
-    def __init__(self, num_rows: int, shuffle_rows: int, seed: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        shuffle_rows: int,
+        seed: tuple[int, ...],
+        announce: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    ) -> None:
         self.seed = seed
+        self.announce = announce
         if num_rows <= shuffle_rows:
             self.block_rows = max(num_rows, 1)
             blocks_per_window = 1
@@ -223,8 +235,11 @@ class Order:
         if window != self._current:
             blocks = self.windows[window]
             sizes = self._block_sizes(blocks)
+            starts = blocks * self.block_rows
+            if self.announce is not None:
+                self.announce(starts, starts + sizes)
             # Row k of the window is k plus how far its block lies from where the window puts it.
-            shift = blocks * self.block_rows - (np.cumsum(sizes) - sizes)
+            shift = starts - (np.cumsum(sizes) - sizes)
             rows = np.arange(sizes.sum()) + np.repeat(shift, sizes)
             self._window_rows = rows[_permutation(len(rows), (*self.seed, window + 1))]
             self._current = window

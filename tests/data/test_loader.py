@@ -57,6 +57,10 @@ class Fake:
         self.gathered = 0
         self.used = 0
         self.most_ahead = 0
+        self.announced = np.empty((0, 2), np.int64)
+
+    def will_need(self, starts: np.ndarray, stops: np.ndarray) -> None:
+        self.announced = np.vstack([self.announced, np.stack([starts, stops], axis=1)])
 
     def gather(self, rows: np.ndarray) -> Batch:
         if self.gathered == self.fail_at:
@@ -310,6 +314,20 @@ def test_order_is_a_permutation_readable_in_any_pieces(
         Order(num_rows, shuffle_rows, (1, 2)).rows(a, b) for a, b in itertools.pairwise(edges)
     ]
     assert np.array_equal(np.concatenate([np.empty(0, np.int64), *pieces]), whole)
+
+
+def test_blocks_are_announced_once_each_and_cover_the_store() -> None:
+    store = Fake(5000)
+    list(Loader(store, 100, shuffle=True, shuffle_rows=1024))
+    blocks = store.announced[np.argsort(store.announced[:, 0])]
+    assert blocks[0, 0] == 0
+    assert blocks[-1, 1] == 5000
+    assert np.array_equal(blocks[1:, 0], blocks[:-1, 1])
+
+
+def test_a_store_takes_the_hint(store: Store) -> None:
+    store.will_need(np.array([0, 500, 7]), np.array([10, ROWS, 7]))
+    assert store.gather(np.array([999])).ids.tolist() == [[999, 1998]]
 
 
 def test_windows_are_bounded_and_made_of_blocks_from_everywhere() -> None:
