@@ -29,6 +29,7 @@ CARDINALITIES = [
     14992, 1_000_000, 10, 5652, 2173, 4, 1_200_000, 18, 15, 286181, 105, 142572,
 ]  # fmt: skip
 CHUNK = 500_000
+HEADER = f"{'':8}{'rows':>12}{'seconds':>10}{'rows/s':>12}{'cpu s':>9}{'peak GiB':>10}"
 
 
 def generate(path: Path, rows: int, seed: int = 0) -> None:
