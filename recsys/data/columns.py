@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.data.formats import is_text, plain_type
 from recsys.data.hashing import hash_text
-from recsys.data.readers import Chunk, plain_type
+from recsys.data.readers import Chunk
 from recsys.data.schema import MISSING, NUM_RESERVED, Encoding, Field, Kind
 from recsys.errors import SchemaError
 
@@ -100,7 +101,7 @@ def _texts(values: pa.Array, field: Field, chunk: Chunk) -> pa.Array:
             values = values.cast(pa.bool_())
         elif have is None or (want != "string" and have != want):
             raise pa.ArrowInvalid(f"it holds {values.type}")
-        return values if _is_text(values.type) else values.cast(pa.string())
+        return values if is_text(values.type) else values.cast(pa.string())
     except pa.ArrowException as error:
         raise SchemaError(
             f'column "{field.name}" is declared {want}, but in {chunk.where(0, chunk.num_rows - 1)}'
@@ -114,7 +115,7 @@ def category_codes(
     """Codes [B] of a column of single values, in any integer type; null becomes MISSING."""
     kind = array.type
     if pa.types.is_dictionary(kind) and (
-        array.dictionary.null_count or not _is_text(kind.value_type)
+        array.dictionary.null_count or not is_text(kind.value_type)
     ):
         array = array.cast(kind.value_type)
     if pa.types.is_null(kind):
@@ -123,7 +124,7 @@ def category_codes(
         if pa.types.is_floating(array.type):
             array = _without_nan(array, field.name, chunk, nan_as_missing)
         array = array.cast(plain_type(array.type))
-        if _is_text(array.type) or dtype_name(array.type) is None:
+        if is_text(array.type) or dtype_name(array.type) is None:
             return _narrow(coder.codes(_texts(array, field, chunk)))
         array = array.dictionary_encode()
     # Work per distinct value; the last entry of the table answers index -1.
@@ -142,10 +143,6 @@ def _narrow(codes: np.ndarray) -> np.ndarray:
     if low < 0 or high >= 2**31:
         return codes
     return codes.astype(np.uint16 if high < 2**16 else np.int32, copy=False)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _without_nan(array: pa.Array, name: str, chunk: Chunk, nan_as_missing: bool) -> pa.Array:

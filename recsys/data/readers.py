@@ -11,25 +11,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recsys.data.csv_to_parquet import SEPARATORS, convert_csv, has_suffix
+from recsys.data.formats import (
+    ARROW_SUFFIXES,
+    PARQUET_SUFFIXES,
+    ArrowPart,
+    ParquetPart,
+    Part,
+    TablePart,
+    plain,
+    plain_type,
+)
 from recsys.errors import SchemaError, did_you_mean
 
 CHUNK_ROWS = 524_288
 """Rows handled at a time: 39 columns of these take about 150 MB while they are encoded."""
-INDEX_BYTES = 4
-"""A text column that takes more bytes per row than this in Parquet is not dictionary-encoded."""
-PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
-ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 FRAME = "<frame>"
 """Stands for the file name of a table that came from memory."""
 
@@ -64,24 +68,10 @@ class Chunk:
         return f"{self.file} {rows}"
 
 
-class _Part(Protocol):
-    """One file (or frame) of a source."""
-
-    name: str
-    num_rows: int
-    schema: pa.Schema
-
-    def chunks(
-        self, columns: Sequence[str], rows: int
-    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]: ...
-
-    def stamp(self) -> list[Any]: ...
-
-
 class Source:
     """One table in one or many files of the same columns and types, read lazily."""
 
-    def __init__(self, parts: Sequence[_Part], keep: Any = None) -> None:
+    def __init__(self, parts: Sequence[Part], keep: Any = None) -> None:
         self._parts = list(parts)
         self._keep = keep  # a temporary folder lives as long as the source that reads it
         self.columns = _same_columns(self._parts)
@@ -116,7 +106,7 @@ class Source:
             SchemaError: No file, a file that cannot be read, no rows, duplicate column names, or
                 files whose columns or types differ.
         """
-        parts: list[_Part] = []
+        parts: list[Part] = []
         keep: list[Any] = []
         for file in _expand(path):
             if has_suffix(file, tuple(SEPARATORS)):
@@ -128,12 +118,12 @@ class Source:
                     null_values=null_values,
                     cache_dir=cache_dir,
                 )
-                parts.append(_ParquetPart(parquet, origin=file))
+                parts.append(ParquetPart(parquet, origin=file))
                 keep.append(folder)
             elif file.suffix in ARROW_SUFFIXES:
-                parts.append(_ArrowPart(file))
+                parts.append(ArrowPart(file))
             else:
-                parts.append(_ParquetPart(file))
+                parts.append(ParquetPart(file))
         return cls(parts, keep)
 
     @classmethod
@@ -141,7 +131,7 @@ class Source:
         """A table that is in memory already."""
         if isinstance(frame, pl.DataFrame):
             frame = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        return cls([_TablePart(frame, name)])
+        return cls([TablePart(frame, name)])
 
     def __repr__(self) -> str:
         return (
@@ -182,7 +172,7 @@ class Source:
         """Read some columns in order, at most so many rows at a time."""
         names = list(self.columns) if columns is None else list(dict.fromkeys(columns))
         for chunk in self.chunks(names, rows_per_batch):
-            table = pa.table({name: _plain(chunk.column(name)) for name in names})
+            table = pa.table({name: plain(chunk.column(name)) for name in names})
             for skip in range(0, chunk.num_rows, rows_per_batch):
                 part = table.slice(skip, rows_per_batch)
                 yield SourceBatch(part, chunk.file, chunk.first_row + skip, chunk.start + skip)
@@ -202,176 +192,6 @@ class Source:
         types = {name: str(kind) for name, kind in self.columns.items()}
         text = json.dumps([types, [part.stamp() for part in self._parts]])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class _ParquetPart:
-    """One Parquet file. Strings are read dictionary-encoded: work is per distinct value."""
-
-    def __init__(self, file: Path, origin: Path | None = None) -> None:
-        self.file = file
-        self.origin = origin or file
-        self.name = str(self.origin)
-        try:
-            self.metadata = pq.read_metadata(file)
-            self.schema = self.metadata.schema.to_arrow_schema()
-        except (OSError, pa.ArrowException) as error:
-            raise SchemaError(
-                f"{file} cannot be read as Parquet: it is truncated or of another format "
-                f"({error}). Write it again, or remove it from data.path."
-            ) from error
-        self.num_rows = self.metadata.num_rows
-        self._local = threading.local()
-
-    def stamp(self) -> list[Any]:
-        stat = self.origin.stat()
-        return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
-
-    def _dictionaries(self) -> list[str]:
-        """Text columns whose pages are dictionary-encoded; others are decoded faster as texts.
-
-        A writer gives up the dictionary of a column when it grows too long, and then the values
-        take more bytes than an index would.
-        """
-        texts = {f.name for f in self.schema if _is_text(f.type)}
-        size = dict.fromkeys(texts, 0)
-        for group in range(self.metadata.num_row_groups):
-            about = self.metadata.row_group(group)
-            for position in range(about.num_columns):
-                column = about.column(position)
-                if column.path_in_schema in texts:
-                    size[column.path_in_schema] += column.total_uncompressed_size
-        return [name for name in texts if size[name] <= INDEX_BYTES * self.num_rows]
-
-    def _reader(self) -> pq.ParquetFile:
-        # A ParquetFile is not made for concurrent reads, so each thread holds its own.
-        if not hasattr(self._local, "reader"):
-            self._local.reader = pq.ParquetFile(
-                self.file, metadata=self.metadata, read_dictionary=self._dictionaries()
-            )
-        return self._local.reader
-
-    def chunks(
-        self, columns: Sequence[str], rows: int
-    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]:
-        sizes = [self.metadata.row_group(g).num_rows for g in range(self.metadata.num_row_groups)]
-        group = 0
-        while group < len(sizes):
-            if sizes[group] > 2 * rows:
-                yield from self._pieces(group, columns, rows)
-                group += 1
-                continue
-            last, total = group + 1, sizes[group]
-            while last < len(sizes) and total + sizes[last] <= rows:
-                total += sizes[last]
-                last += 1
-            if total:
-                yield total, self._column_reader(list(range(group, last)))
-            group = last
-
-    def _column_reader(self, groups: list[int]) -> Callable[[str], pa.Array]:
-        def column(name: str) -> pa.Array:
-            with _reading(self.file):
-                reader = self._reader()
-                table = reader.read_row_groups(groups, columns=[name], use_threads=False)
-            return _one(table.column(name))
-
-        return column
-
-    def _pieces(
-        self, group: int, columns: Sequence[str], rows: int
-    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]:
-        with _reading(self.file):
-            batches = self._reader().iter_batches(rows, [group], list(columns), use_threads=True)
-        while True:
-            with _reading(self.file):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch.num_rows, batch.column
-
-
-class _ArrowPart:
-    """One Arrow IPC (Feather v2) file, memory-mapped."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.name = str(file)
-        try:
-            with pa.memory_map(str(file)) as handle, pa.ipc.open_file(handle) as reader:
-                self.schema = reader.schema
-                groups = range(reader.num_record_batches)
-                self.sizes = [reader.get_batch(group).num_rows for group in groups]
-        except (OSError, pa.ArrowException) as error:
-            raise SchemaError(
-                f"{file} cannot be read as an Arrow file: it is truncated or of another format "
-                f"({error}). Write it again, or remove it from data.path."
-            ) from error
-        self.num_rows = sum(self.sizes)
-
-    def stamp(self) -> list[Any]:
-        stat = self.file.stat()
-        return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
-
-    def chunks(
-        self, columns: Sequence[str], rows: int
-    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]:
-        del columns  # pages of columns that are not touched are never read
-        with (
-            _reading(self.file),
-            pa.memory_map(str(self.file)) as handle,
-            pa.ipc.open_file(handle) as reader,
-        ):
-            for group, size in enumerate(self.sizes):
-                batch = reader.get_batch(group)
-                for skip in range(0, size, rows):
-                    piece = batch.slice(skip, rows)
-                    yield piece.num_rows, piece.column
-
-
-class _TablePart:
-    """A table in memory."""
-
-    def __init__(self, table: pa.Table, name: str) -> None:
-        self.table = table
-        self.name = name
-        self.num_rows = table.num_rows
-        self.schema = table.schema
-
-    def stamp(self) -> list[Any]:
-        digest = hashlib.sha256()
-        for batch in self.table.to_batches(max_chunksize=CHUNK_ROWS):
-            frame = pl.from_arrow(batch)
-            assert isinstance(frame, pl.DataFrame)
-            digest.update(frame.hash_rows(seed=0).to_numpy().tobytes())
-        return [self.name, self.num_rows, digest.hexdigest()]
-
-    def chunks(
-        self, columns: Sequence[str], rows: int
-    ) -> Iterator[tuple[int, Callable[[str], pa.Array]]]:
-        del columns
-        for skip in range(0, self.num_rows, rows):
-            piece = self.table.slice(skip, rows)
-
-            def column(name: str, piece: pa.Table = piece) -> pa.Array:
-                return _one(piece.column(name))
-
-            yield piece.num_rows, column
-
-
-class _reading:  # noqa: N801 - reads as a verb at the call
-    """Turn a failure in the middle of a file into an error that names the file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (OSError, pa.ArrowException)):
-            raise SchemaError(
-                f"{self.file} is corrupted ({error}). Write it again, or remove it from data.path."
-            ) from error
 
 
 def _expand(path: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -407,7 +227,7 @@ def _expand(path: str | Path | Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def _same_columns(parts: Sequence[_Part]) -> dict[str, pa.DataType]:
+def _same_columns(parts: Sequence[Part]) -> dict[str, pa.DataType]:
     """Columns and types of the first file, which every other file must have too."""
     if not parts:
         raise SchemaError("no data file was given; give at least one.")
@@ -431,33 +251,3 @@ def _same_columns(parts: Sequence[_Part]) -> dict[str, pa.DataType]:
                     "columns and types. Convert one of them, or read them apart."
                 )
     return types
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values, however they are laid out: no dictionary, no large or view type."""
-    if pa.types.is_dictionary(kind):
-        return plain_type(kind.value_type)
-    if _is_text(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.list_(plain_type(kind.value_type))
-    return kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    """One array out of a chunked column."""
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    if pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
-    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-
-
-def _plain(array: pa.Array) -> pa.Array:
-    """Decode dictionaries and views."""
-    kind = plain_type(array.type)
-    return array if array.type == kind else array.cast(kind)

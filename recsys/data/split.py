@@ -16,8 +16,9 @@ import polars as pl
 import pyarrow as pa
 
 from recsys.data.columns import groups, is_list
+from recsys.data.formats import plain_type
 from recsys.data.hashing import mix64
-from recsys.data.readers import Chunk, Source, plain_type
+from recsys.data.readers import Chunk, Source
 from recsys.errors import ConfigError, SchemaError
 
 SPLITS = ("train", "val", "test")

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.data.readers import Source, plain_type
+from recsys.data.formats import plain_type
+from recsys.data.readers import Source
 from recsys.errors import SchemaError
 
 FRAME = pl.DataFrame(
@@ -84,32 +84,6 @@ def test_folder_glob_and_list_are_read_in_name_order(tmp_path: Path) -> None:
     ]
 
 
-def test_a_long_row_group_is_read_in_pieces(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"s": [f"v{i % 50}" for i in range(5000)], "i": range(5000)})
-    source = Source.open(write(frame, tmp_path / "t.parquet", row_group=5000))
-    chunks = list(source.chunks(rows_per_chunk=700))
-    assert max(chunk.num_rows for chunk in chunks) <= 700
-    assert [c.start for c in chunks] == list(np.cumsum([0, *(c.num_rows for c in chunks)]))[:-1]
-    found = [v for c in chunks for v in c.column("s").to_pylist()]
-    assert found == frame["s"].to_list()
-
-
-def test_short_row_groups_are_read_together(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"s": [f"v{i}" for i in range(1000)]})
-    source = Source.open(write(frame, tmp_path / "t.parquet", row_group=10))
-    chunks = list(source.chunks(rows_per_chunk=500))
-    assert [c.num_rows for c in chunks] == [500, 500]
-    assert [v for c in chunks for v in c.column("s").to_pylist()] == frame["s"].to_list()
-
-
-def test_long_dictionaries_are_read_as_texts(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"few": ["a", "b"] * 5000, "many": [f"{i:012d}" for i in range(10_000)]})
-    source = Source.open(write(frame, tmp_path / "t.parquet", row_group=10_000))
-    chunk = next(source.chunks())
-    assert pa.types.is_dictionary(chunk.column("few").type)
-    assert not pa.types.is_dictionary(chunk.column("many").type)
-
-
 def test_different_types_in_one_folder_name_file_column_and_both_types(tmp_path: Path) -> None:
     write(FRAME, tmp_path / "a.parquet")
     write(FRAME.with_columns(pl.col("id").cast(pl.String)), tmp_path / "b.parquet")
@@ -130,26 +104,6 @@ def test_layout_of_texts_does_not_matter(tmp_path: Path) -> None:
     assert rows(Source.open(tmp_path)) == FRAME.to_dicts() * 2
     assert plain_type(pa.dictionary(pa.int8(), pa.large_string())) == pa.string()
     assert plain_type(pa.large_list(pa.string_view())) == pa.list_(pa.string())
-
-
-@pytest.mark.parametrize("keep", [0, 4, 200])
-@pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_a_truncated_file_is_named(tmp_path: Path, ending: str, keep: int) -> None:
-    path = write(FRAME, tmp_path / f"t.{ending}")
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(SchemaError, match=rf"t\.{ending} cannot be read as"):
-        Source.open(path)
-
-
-def test_a_file_damaged_inside_is_named_when_read(tmp_path: Path) -> None:
-    path = tmp_path / "t.parquet"
-    frame = pl.DataFrame({"x": np.random.default_rng(0).normal(size=5000)})
-    pq.write_table(frame.to_arrow(), path, compression="zstd", use_dictionary=False)
-    data = bytearray(path.read_bytes())
-    data[100:20_000] = bytes(19_900)
-    path.write_bytes(bytes(data))
-    with pytest.raises(SchemaError, match=r"t\.parquet is corrupted"):
-        list(Source.open(path).batches())
 
 
 def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,232 @@
+"""One file, or one table in memory, read by columns and in pieces.
+
+Text columns whose Parquet pages are dictionary-encoded stay so: work is then per distinct value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.errors import SchemaError
+
+INDEX_BYTES = 4
+"""A text column that takes more bytes per row than this in Parquet is not dictionary-encoded."""
+PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
+STAMP_ROWS = 524_288
+"""Rows of a table in memory that are hashed at a time."""
+
+Pieces = Iterator[tuple[int, Callable[[str], pa.Array]]]
+"""Number of rows, and column name to values."""
+
+
+class Part(Protocol):
+    """One file (or frame) of a source."""
+
+    name: str
+    num_rows: int
+    schema: pa.Schema
+
+    def chunks(self, columns: Sequence[str], rows: int) -> Pieces: ...
+
+    def stamp(self) -> list[Any]: ...
+
+
+class ParquetPart:
+    """One Parquet file. Strings are read dictionary-encoded: work is per distinct value."""
+
+    def __init__(self, file: Path, origin: Path | None = None) -> None:
+        self.file = file
+        self.origin = origin or file
+        self.name = str(self.origin)
+        try:
+            self.metadata = pq.read_metadata(file)
+            self.schema = self.metadata.schema.to_arrow_schema()
+        except (OSError, pa.ArrowException) as error:
+            raise SchemaError(
+                f"{file} cannot be read as Parquet: it is truncated or of another format "
+                f"({error}). Write it again, or remove it from data.path."
+            ) from error
+        self.num_rows = self.metadata.num_rows
+        self._local = threading.local()
+
+    def stamp(self) -> list[Any]:
+        stat = self.origin.stat()
+        return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
+
+    def _dictionaries(self) -> list[str]:
+        """Text columns whose pages are dictionary-encoded; others are decoded faster as texts.
+
+        A writer gives up the dictionary of a column when it grows too long, and then the values
+        take more bytes than an index would.
+        """
+        texts = {f.name for f in self.schema if is_text(f.type)}
+        size = dict.fromkeys(texts, 0)
+        for group in range(self.metadata.num_row_groups):
+            about = self.metadata.row_group(group)
+            for position in range(about.num_columns):
+                column = about.column(position)
+                if column.path_in_schema in texts:
+                    size[column.path_in_schema] += column.total_uncompressed_size
+        return [name for name in texts if size[name] <= INDEX_BYTES * self.num_rows]
+
+    def _reader(self) -> pq.ParquetFile:
+        # A ParquetFile is not made for concurrent reads, so each thread holds its own.
+        if not hasattr(self._local, "reader"):
+            self._local.reader = pq.ParquetFile(
+                self.file, metadata=self.metadata, read_dictionary=self._dictionaries()
+            )
+        return self._local.reader
+
+    def chunks(self, columns: Sequence[str], rows: int) -> Pieces:
+        sizes = [self.metadata.row_group(g).num_rows for g in range(self.metadata.num_row_groups)]
+        group = 0
+        while group < len(sizes):
+            if sizes[group] > 2 * rows:
+                yield from self._pieces(group, columns, rows)
+                group += 1
+                continue
+            last, total = group + 1, sizes[group]
+            while last < len(sizes) and total + sizes[last] <= rows:
+                total += sizes[last]
+                last += 1
+            if total:
+                yield total, self._column_reader(list(range(group, last)))
+            group = last
+
+    def _column_reader(self, groups: list[int]) -> Callable[[str], pa.Array]:
+        def column(name: str) -> pa.Array:
+            with _reading(self.file):
+                reader = self._reader()
+                table = reader.read_row_groups(groups, columns=[name], use_threads=False)
+            return one_array(table.column(name))
+
+        return column
+
+    def _pieces(self, group: int, columns: Sequence[str], rows: int) -> Pieces:
+        with _reading(self.file):
+            batches = self._reader().iter_batches(rows, [group], list(columns), use_threads=True)
+        while True:
+            with _reading(self.file):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch.num_rows, batch.column
+
+
+class ArrowPart:
+    """One Arrow IPC (Feather v2) file, memory-mapped."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.name = str(file)
+        try:
+            with pa.memory_map(str(file)) as handle, pa.ipc.open_file(handle) as reader:
+                self.schema = reader.schema
+                groups = range(reader.num_record_batches)
+                self.sizes = [reader.get_batch(group).num_rows for group in groups]
+        except (OSError, pa.ArrowException) as error:
+            raise SchemaError(
+                f"{file} cannot be read as an Arrow file: it is truncated or of another format "
+                f"({error}). Write it again, or remove it from data.path."
+            ) from error
+        self.num_rows = sum(self.sizes)
+
+    def stamp(self) -> list[Any]:
+        stat = self.file.stat()
+        return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
+
+    def chunks(self, columns: Sequence[str], rows: int) -> Pieces:
+        del columns  # pages of columns that are not touched are never read
+        with (
+            _reading(self.file),
+            pa.memory_map(str(self.file)) as handle,
+            pa.ipc.open_file(handle) as reader,
+        ):
+            for group, size in enumerate(self.sizes):
+                batch = reader.get_batch(group)
+                for skip in range(0, size, rows):
+                    piece = batch.slice(skip, rows)
+                    yield piece.num_rows, piece.column
+
+
+class TablePart:
+    """A table in memory."""
+
+    def __init__(self, table: pa.Table, name: str) -> None:
+        self.table = table
+        self.name = name
+        self.num_rows = table.num_rows
+        self.schema = table.schema
+
+    def stamp(self) -> list[Any]:
+        digest = hashlib.sha256()
+        for batch in self.table.to_batches(max_chunksize=STAMP_ROWS):
+            frame = pl.from_arrow(batch)
+            assert isinstance(frame, pl.DataFrame)
+            digest.update(frame.hash_rows(seed=0).to_numpy().tobytes())
+        return [self.name, self.num_rows, digest.hexdigest()]
+
+    def chunks(self, columns: Sequence[str], rows: int) -> Pieces:
+        del columns
+        for skip in range(0, self.num_rows, rows):
+            piece = self.table.slice(skip, rows)
+
+            def column(name: str, piece: pa.Table = piece) -> pa.Array:
+                return one_array(piece.column(name))
+
+            yield piece.num_rows, column
+
+
+class _reading:  # noqa: N801 - reads as a verb at the call
+    """Turn a failure in the middle of a file into an error that names the file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, pa.ArrowException)):
+            raise SchemaError(
+                f"{self.file} is corrupted ({error}). Write it again, or remove it from data.path."
+            ) from error
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, however they are laid out: no dictionary, no large or view type."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if is_text(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(plain_type(kind.value_type))
+    return kind
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """One array out of a chunked column."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """Decode dictionaries and views."""
+    kind = plain_type(array.type)
+    return array if array.type == kind else array.cast(kind)
