@@ -202,7 +202,7 @@ def _build(
 ) -> None:
     """Read once, learn, finish, write: everything below `folder`."""
     total = sum(source.num_rows for source in raw.files.values())
-    parts = _parts(raw, schema, folder)
+    parts = _parts(raw, folder)
     fitter = Fitter(schema, options.nan_as_missing)
     progress(0, total, "read")
     done = 0
@@ -231,7 +231,7 @@ def _build(
     (folder / "prepared.json").write_text(text)
 
 
-def _parts(raw: RawDataset, schema: Schema, folder: Path) -> list[_Part]:
+def _parts(raw: RawDataset, folder: Path) -> list[_Part]:
     """Training rows first, so that a bad training file is found before others are read."""
     parts = []
     for name in ("all", *SPLITS):
@@ -242,7 +242,7 @@ def _parts(raw: RawDataset, schema: Schema, folder: Path) -> list[_Part]:
         if name in ("all", "train") and raw.split is not None and raw.split != "options":
             rule = assign(source, raw.split)
         split = "train" if name == "all" else name
-        parts.append(_Part(source, split, rule, Spool(folder / f"spool-{name}", schema), []))
+        parts.append(_Part(source, split, rule, Spool(folder / f"spool-{name}"), []))
     return parts
 
 

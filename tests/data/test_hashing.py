@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.hashing import hash_text, mix64
@@ -41,6 +41,7 @@ def test_golden_values_never_change() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=40), max_size=30))
 def test_equals_the_formula_byte_by_byte(texts: list[str]) -> None:
     assert hash_text(pa.array(texts, pa.string())).tolist() == [slow_hash(t) for t in texts]

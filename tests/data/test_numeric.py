@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.numeric import Moments, RowSample, Scale, before_scaling
@@ -25,6 +25,7 @@ def fitted(x: np.ndarray, encoding: Encoding, chunk: int = 7) -> Scale:
     return scale
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=60), st.integers(1, 20))
 def test_moments_equal_numpy_whatever_the_chunks(values: list[float], chunk: int) -> None:
     x = np.array(values)

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.schema import Encoding, Field, Kind, Schema
@@ -79,6 +79,7 @@ fields = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(fields, max_size=5, unique_by=lambda f: f.name))
 def test_plain_types_give_back_any_schema(some: list[Field]) -> None:
     schema = Schema(tuple(some), ())

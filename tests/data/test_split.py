@@ -5,7 +5,7 @@ from datetime import date, datetime
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.readers import Source
@@ -34,6 +34,7 @@ def test_random_has_the_asked_shares() -> None:
     assert set(splits(pl.DataFrame({"x": range(99)}), RandomSplit((1, 0, 0)))) == {0}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(-5, 5), min_size=1, max_size=60),
     st.sampled_from([(0.8, 0.1, 0.1), (0.5, 0.5, 0.0), (0.6, 0.0, 0.4), (1.0, 0.0, 0.0)]),

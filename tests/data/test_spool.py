@@ -3,21 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from recsys.data.columns import Lists
 from recsys.data.encode import Columns
-from recsys.data.schema import Field, Schema
 from recsys.data.spool import Spool
-
-SCHEMA = Schema(
-    fields=(
-        Field(name="field a", kind="categorical", encoding="vocabulary"),
-        Field(name="x", kind="numeric", encoding="log"),
-        Field(name="label 0", kind="multivalued", encoding="vocabulary"),
-    ),
-    labels=("y", "z"),
-    group="g",
-)
 
 
 def chunk(rows: int, seed: int) -> Columns:
@@ -35,11 +25,13 @@ def chunk(rows: int, seed: int) -> Columns:
     )
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", SCHEMA)
+@pytest.mark.parametrize("memory_bytes", [0, 500, 10**6])
+def test_round_trip(tmp_path: Path, memory_bytes: int) -> None:
+    spool = Spool(tmp_path / "spool", memory_bytes)
     written = [chunk(rows, seed) for seed, rows in enumerate((5, 1, 700))]
     for columns in written:
         spool.write(columns)
+    assert ((tmp_path / "spool").stat().st_size == 0) == (memory_bytes > 10**5)
     found = list(spool.read())
     assert len(found) == 3
     for one, other in zip(found, written, strict=True):

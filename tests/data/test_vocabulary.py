@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.schema import MISSING, NUM_RESERVED, UNSEEN
@@ -47,6 +47,7 @@ def test_rare_and_surplus_values_become_unseen() -> None:
     assert codes == [3] * 5 + [4] * 4 + [UNSEEN] * 4
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=3), max_size=60), st.integers(1, 20), st.randoms())
 def test_codes_do_not_depend_on_the_order_or_chunking(
     values: list[str], chunk: int, rng: random.Random
@@ -117,3 +118,23 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "v.parquet").write_bytes(b"PAR1 and nothing")
     with pytest.raises(SchemaError, match=r"v\.parquet is missing or corrupted.*rebuild"):
         Vocabulary.load(tmp_path / "v.parquet")
+
+
+@pytest.mark.parametrize("length", [2, 8, 12])
+def test_long_columns_give_the_same_codes_as_short_ones(length: int) -> None:
+    rng = np.random.default_rng(length)
+    values = [
+        None if rng.random() < 0.05 else f"{int(9000 * rng.random() ** 3):0{length}d}"
+        for _ in range(30_000)
+    ]
+    values[7] = values[20_000] = ""
+    long, short = Interner(), Interner()
+    results = []
+    for interner, chunk in ((long, 10_000), (short, 1000)):
+        parts = [
+            interner.codes(pa.array(values[i : i + chunk], pa.string()))
+            for i in range(0, len(values), chunk)
+        ]
+        results.append(np.concatenate(parts))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert (results[0] == MISSING).sum() == values.count(None)
