@@ -65,7 +65,7 @@ class AutoInt(CTRModel):
         embed_dim: int,
         num_dense: int,
         *,
-        attention_dim: int = 64,
+        attention_dim: int = 32,
         num_heads: int = 2,
         num_layers: int = 3,
         residual: bool = True,

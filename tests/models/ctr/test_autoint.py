@@ -154,7 +154,7 @@ def test_parameter_count_of_autoint_on_movielens() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"num_heads": 3}, "num_heads is 3 and attention_dim is 64"),
+        ({"num_heads": 3}, "num_heads is 3 and attention_dim is 32"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"dropout": -0.1}, "dropout is -0.1"),
     ],
