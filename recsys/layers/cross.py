@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recsys.errors import ConfigError
-from recsys.layers.mlp import init_linear
+from recsys.errors import ConfigError, did_you_mean
+from recsys.layers.fused_hidden import fused_cross, fused_hidden_kernel
+from recsys.layers.mlp import KERNELS, cpu_obstacle, init_linear
 
 
 class CrossNetwork(nn.Module):
@@ -19,23 +20,45 @@ class CrossNetwork(nn.Module):
     Args:
         in_dim: Width of x_0 and of every layer.
         num_layers: Cross layers; the output holds interactions up to degree `num_layers + 1`.
+        kernel: auto: fused where it applies (float32 on a CPU); torch: never; fused: always, and
+            an error that names the obstacle where it does not apply.
 
     Shape:
         x       [B, in_dim]
         return  [B, in_dim]
     """
 
-    def __init__(self, in_dim: int, num_layers: int) -> None:
+    def __init__(self, in_dim: int, num_layers: int, *, kernel: str = "auto") -> None:
         super().__init__()
         _check_positive("num_cross_layers", num_layers)
+        if kernel not in KERNELS:
+            raise ConfigError(f'kernel is "{kernel}".{did_you_mean(kernel, KERNELS)}')
+        self.kernel = kernel
         self.layers = nn.ModuleList(nn.Linear(in_dim, in_dim) for _ in range(num_layers))
         init_linear(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernel != "torch":
+            obstacle = self.obstacle(x)
+            if obstacle is None:
+                return fused_cross(
+                    x, [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+                )
+            if self.kernel == "fused":
+                raise ConfigError(f"kernel is fused, but {obstacle}. Use kernel=auto.")
         crossed = x
         for layer in self.layers:
             crossed = torch.addcmul(crossed, x, layer(crossed))  # Eq. 1
         return crossed
+
+    def obstacle(self, x: Tensor) -> str | None:
+        """Why the fused kernel does not apply to this input, or None where it does."""
+        obstacle = cpu_obstacle(self.layers, x)
+        if obstacle is not None:
+            return obstacle
+        if any(type(layer) is not nn.Linear or layer.bias is None for layer in self.layers):
+            return "the layers are not all linear with a bias"
+        return None if fused_hidden_kernel() else "the kernel could not be built"
 
 
 class LowRankCrossNetwork(nn.Module):

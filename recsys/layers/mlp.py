@@ -5,11 +5,22 @@ Letters   B rows, I input width, O output width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from recsys.errors import ConfigError, did_you_mean
+from recsys.layers.fused_hidden import FusedHidden, fused_hidden, fused_hidden_kernel
+
+KERNELS = ("auto", "torch", "fused")
+FUSED_KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "L",
+    nn.BatchNorm1d: "N",
+    nn.ReLU: "R",
+    nn.Dropout: "D",
+}
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -55,12 +66,17 @@ def init_linear(module: nn.Module) -> None:
 class HiddenLayers(nn.Sequential):
     """Linear -> BatchNorm -> activation -> dropout, once per entry of `hidden_dims`.
 
+    On a CPU, in float32 and with ReLU, everything but the matrix products runs as a fused kernel;
+    elsewhere, and where something watches the single layers, the layers' own code runs.
+
     Args:
         in_dim: Width of the input.
         hidden_dims: Width of each layer, at least one.
         activation: Name from `ACTIVATIONS`.
         dropout: Probability after each activation, in [0, 1).
         batch_norm: Normalise each hidden unit over the batch, before the activation.
+        kernel: auto: fused where it applies; torch: never; fused: always, and an error that names
+            the obstacle where it does not apply.
 
     Shape:
         x       [B, in_dim]
@@ -80,8 +96,11 @@ class HiddenLayers(nn.Sequential):
         activation: str = "relu",
         dropout: float = 0.0,
         batch_norm: bool = False,
+        kernel: str = "auto",
     ) -> None:
         check_hidden_dims(hidden_dims)
+        if kernel not in KERNELS:
+            raise ConfigError(f'kernel is "{kernel}".{did_you_mean(kernel, KERNELS)}')
         check_dropout("dropout", dropout)
         layers: list[nn.Module] = []
         width = in_dim
@@ -95,10 +114,80 @@ class HiddenLayers(nn.Sequential):
             width = hidden_dim
         super().__init__(*layers)
         self.out_dim = width
+        self.kernel = kernel
         init_linear(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernel == "torch":
+            return super().forward(x)
+        obstacle = self.obstacle(x)
+        if obstacle is None:
+            return fused_hidden(x, self._fused_layers(), self.training)
+        if self.kernel == "fused":
+            raise ConfigError(f"kernel is fused, but {obstacle}. Use kernel=auto.")
         return super().forward(x)
+
+    def obstacle(self, x: Tensor) -> str | None:
+        """Why the fused kernel does not apply to this input, or None where it does."""
+        obstacle = cpu_obstacle(self, x)
+        if obstacle is not None:
+            return obstacle
+        if not self.training and torch.is_grad_enabled():
+            return "gradients are on in eval mode"
+        return self._layer_obstacle(len(x)) or (
+            None if fused_hidden_kernel() else "the kernel could not be built"
+        )
+
+    def _layer_obstacle(self, num_rows: int) -> str | None:
+        kinds = "".join(FUSED_KINDS.get(type(layer), "?") for layer in self)
+        if not re.fullmatch("(LN?RD?)+", kinds):
+            return "the layers are not Linear, BatchNorm1d, ReLU and Dropout, in this order"
+        if any(layer.training != self.training for layer in self):
+            return "some layers are in training and some are not"
+        for layer in self:
+            if isinstance(layer, nn.Linear) and layer.bias is None:
+                return "a linear layer has no bias"
+            if isinstance(layer, nn.BatchNorm1d):
+                if layer.momentum is None or layer.running_mean is None or not layer.affine:
+                    return "batch normalisation has no momentum, running statistics or gain"
+                if self.training and num_rows < 2:
+                    return "one row has no batch statistics"
+        return None
+
+    def _fused_layers(self) -> list[FusedHidden]:
+        layers: list[FusedHidden] = []
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                layers.append(FusedHidden(layer))
+            elif isinstance(layer, nn.BatchNorm1d):
+                layers[-1] = FusedHidden(layers[-1].linear, layer)
+            elif isinstance(layer, nn.Dropout):
+                layers[-1] = FusedHidden(layers[-1].linear, layers[-1].norm, layer.p)
+        return layers
+
+
+def cpu_obstacle(module: nn.Module, x: Tensor) -> str | None:
+    """Why kernels on raw float32 memory cannot stand in for `module` on `x`, or None."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 2:
+        return f"the input is {x.dtype} {list(x.shape)} on {x.device}, not float32 [B, I] on a CPU"
+    if type(x) not in (Tensor, nn.Parameter) or _is_transformed():
+        return "torch is tracing the model"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on"
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.int64):
+            return "the weights are not all float32 on a CPU"
+        if not tensor.is_contiguous():
+            return "the weights have strides"
+    for layer in module.children():
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+            return "hooks watch the single layers"
+    return None
+
+
+def _is_transformed() -> bool:
+    """Inside torch.compile, or under a transformation of torch.func, such as vmap."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def check_hidden_dims(hidden_dims: Sequence[int]) -> None:
