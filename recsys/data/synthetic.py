@@ -31,11 +31,11 @@ from recsys.errors import ConfigError
 
 LABELS = ("click", "conversion")
 
-NUM_USERS = 250
-NUM_ITEMS = 200
+NUM_USERS = 200
+NUM_ITEMS = 120
 NUM_TOPICS = 2
-NUM_CITIES = 50
-NUM_SIGNED = 8
+NUM_CITIES = 20
+NUM_SIGNED = 6
 """Values of color and of shape."""
 MAX_HISTORY = 15
 DEVICES = ("phone", "tablet", "desktop", "tv")
