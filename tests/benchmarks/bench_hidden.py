@@ -76,11 +76,10 @@ def products(args: argparse.Namespace) -> Callable[[], None]:
     return run
 
 
-def rounded_products(args: argparse.Namespace) -> Callable[[], None]:
-    """The same with float32 operands rounded to bfloat16 inside the product."""
-    run = products(args)
+def rounded(run: Callable[[], object]) -> Callable[[], None]:
+    """The same with float32 operands rounded to bfloat16 inside the products."""
 
-    def rounded() -> None:
+    def run_rounded() -> None:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
         try:
@@ -88,7 +87,7 @@ def rounded_products(args: argparse.Namespace) -> Callable[[], None]:
         finally:
             torch.set_float32_matmul_precision(before)
 
-    return rounded
+    return run_rounded
 
 
 def train(args: argparse.Namespace, kernel: str) -> Callable[[], None]:
@@ -136,11 +135,11 @@ def show_bound(args: argparse.Namespace, seconds: dict[str, list[float]]) -> Non
     """Multiply-adds of the products against the bytes of the elementwise passes."""
     widths = [args.inputs, *args.hidden]
     multiply_adds = 3 * args.batch * sum(a * b for a, b in itertools.pairwise(widths))
-    alone = statistics.median(seconds["products alone"])
-    share = alone / statistics.median(seconds["fused"])
+    alone, fused = min(seconds["products alone"]), min(seconds["fused"])  # the quietest repeats
+    share = alone / fused
     # Forward: z twice, y; backward: dy and z twice, dz. One bit per element besides.
     moved = 4 * args.batch * sum(args.hidden) * (3 + 5 + 3 / 32)
-    rest = statistics.median(seconds["fused"]) - alone
+    rest = fused - alone
     print(
         f"  bound: {multiply_adds / 1e9:.1f} G multiply-adds per step, {share:.0%} of the fused "
         f"step ({multiply_adds / alone / 1e9:,.0f} G/s); the elementwise passes move "
@@ -166,13 +165,15 @@ def main() -> None:
             "torch": train(args, "torch"),
             "fused": train(args, "fused"),
             "products alone": products(args),
-            "products in bfloat16": rounded_products(args),
+            "fused, bfloat16 products": rounded(train(args, "fused")),
+            "bfloat16 products alone": rounded(products(args)),
         },
         args.repeats,
     )
     show("hidden layers, forward and backward", seconds, args.batch)
     show_bound(args, seconds)
-    ways = {name: train_dcnv2(args, name) for name in ("torch", "fused")}
+    ways: Variants = {name: train_dcnv2(args, name) for name in ("torch", "fused")}
+    ways["fused, bfloat16 products"] = rounded(train_dcnv2(args, "fused"))
     show("DCNv2, forward and backward", time_in_turns(ways, args.repeats), args.batch)
     ways = {name: infer(args, name) for name in ("torch", "fused")}
     show("hidden layers, inference", time_in_turns(ways, args.repeats), args.batch)
