@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -127,6 +127,31 @@ class Columns:
     labels: list[np.ndarray]
     weight: np.ndarray | None = None
     group: np.ndarray | None = None
+
+    def pieces(self, rows: int) -> Iterator[Columns]:
+        """Cut into pieces of so many rows, without copying."""
+        ends = {
+            name: np.concatenate([[0], np.cumsum(lists.lengths)])
+            for name, lists in self.fields.items()
+            if isinstance(lists, Lists)
+        }
+        for start in range(0, self.num_rows, rows):
+            stop = min(start + rows, self.num_rows)
+            part = slice(start, stop)
+            fields: dict[str, np.ndarray | Lists] = {}
+            for name, values in self.fields.items():
+                if isinstance(values, Lists):
+                    inside = slice(ends[name][start], ends[name][stop])
+                    fields[name] = Lists(values.values[inside], values.lengths[part])
+                else:
+                    fields[name] = values[part]
+            yield Columns(
+                stop - start,
+                fields,
+                [label[part] for label in self.labels],
+                None if self.weight is None else self.weight[part],
+                None if self.group is None else self.group[part],
+            )
 
 
 class FeaturePipeline:
@@ -314,7 +339,6 @@ def assemble(
     schema: Schema,
     columns: Columns,
     finish: Callable[[Field, np.ndarray], np.ndarray],
-    run: Callable[[Callable[[int], None], Iterable[int]], Iterable[None]] = map,
 ) -> EncodedTable:
     """Finish columns and lay them out row by row.
 
@@ -322,13 +346,12 @@ def assemble(
         schema: Fitted.
         columns: Codes and numbers, one array per field.
         finish: Last step of a column, on any slice of it.
-        run: `map`, or that of a thread pool.
     """
     rows = columns.num_rows
     ids = np.empty((rows, len(schema.coded)), id_dtype(schema))
     dense = np.empty((rows, len(schema.dense)), np.float32)
 
-    def fill(start: int) -> None:
+    for start in range(0, rows, BLOCK_ROWS):
         part = slice(start, start + BLOCK_ROWS)
         for matrix, ones in ((ids, schema.coded), (dense, schema.dense)):
             block = matrix[part]
@@ -337,8 +360,6 @@ def assemble(
                 assert isinstance(values, np.ndarray)
                 block[:, position] = finish(one, values[part])
 
-    for _ in run(fill, range(0, rows, BLOCK_ROWS)):
-        pass
     ragged = {}
     for one in schema.ragged:
         lists = columns.fields[one.name]

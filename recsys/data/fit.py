@@ -160,7 +160,9 @@ class Fitter:
         else:
             codes = values if mask is None else values[mask]
         if isinstance(coder, Interner):
-            _count(coder, codes)
+            present = _count(coder, codes)
+            if not isinstance(values, Lists):
+                return values, present
         valid = codes != MISSING
         if isinstance(values, Lists):
             ends = np.cumsum(learnt.lengths)
@@ -234,9 +236,9 @@ class Finish:
     missing: dict[str, float]
     """Share of the training rows without a value, by field."""
 
-    def encode(self, columns: Columns, pool: ThreadPoolExecutor) -> EncodedTable:
+    def encode(self, columns: Columns) -> EncodedTable:
         """Provisional columns of some rows to encoded rows."""
-        return assemble(self.pipeline.schema, columns, self._finish, pool.map)
+        return assemble(self.pipeline.schema, columns, self._finish)
 
     def _finish(self, one: Field, values: np.ndarray) -> np.ndarray:
         if one.kind is Kind.NUMERIC:
@@ -245,8 +247,8 @@ class Finish:
         return values if table is None else np.take(table, values)
 
 
-def _count(interner: Interner, codes: np.ndarray) -> None:
-    """Add the training counts of provisional codes; MISSING is not a token."""
+def _count(interner: Interner, codes: np.ndarray) -> int:
+    """Add the training counts of provisional codes, and return how many are not MISSING."""
     if codes.size and int(codes.max()) > 8 * codes.size:  # a huge vocabulary, a short chunk
         found, counts = np.unique(codes, return_counts=True)
         found, counts = found[found >= NUM_RESERVED], counts[found >= NUM_RESERVED]
@@ -255,6 +257,7 @@ def _count(interner: Interner, codes: np.ndarray) -> None:
         found = np.flatnonzero(counts[NUM_RESERVED:]) + NUM_RESERVED
         counts = counts[found]
     interner.add(found, counts)
+    return int(counts.sum())
 
 
 def _extra(function: Any, name: str, chunk: Chunk) -> np.ndarray:

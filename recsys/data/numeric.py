@@ -73,7 +73,7 @@ class Scale:
             return y.astype(np.float32)
         dtype = y.dtype.type  # float32 for log, float64 else
         y = ((y - dtype(self.mean)) / dtype(self.deviation)).astype(np.float32, copy=False)
-        y[missing] = 0.0
+        np.copyto(y, 0.0, where=missing)
         return y
 
 

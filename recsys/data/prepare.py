@@ -17,7 +17,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,6 +42,8 @@ from recsys.errors import SchemaError
 
 VERSION = 1
 """Part of the fingerprint: raise it when the same input gives other bytes."""
+PIECE_ROWS = 65_536
+"""Rows encoded and written at a time: they stay in the processor's cache from step to step."""
 Progress = Callable[[int, int, str], None]
 """Called with (rows done, rows in all, stage); stages are `split`, `read` and `write`."""
 
@@ -307,17 +309,16 @@ def _write_part(
     """Finish the chunks of one source; a thread writes one while the next is encoded."""
     start = 0
     with ThreadPoolExecutor(1) as writer:
-        behind: Future[None] | None = None
+        behind: Future[int] | None = None
         for index, columns in enumerate(part.spool.read()):
-            table = finish.encode(columns, pool)
+            tables = pool.map(finish.encode, columns.pieces(PIECE_ROWS))
             if behind is not None:
-                behind.result()
+                progress(behind.result())
             splits = part.splits[index] if part.rule else None
-            behind = writer.submit(_append, writers, table, splits, start)
-            start += len(table)
-            progress(start)
+            behind = writer.submit(_append, writers, tables, splits, start)
+            start += columns.num_rows
         if behind is not None:
-            behind.result()
+            progress(behind.result())
 
 
 def _splits_of(part: _Part) -> list[str]:
@@ -329,13 +330,25 @@ def _splits_of(part: _Part) -> list[str]:
 
 
 def _append(
-    writers: dict[str, StoreWriter], table: EncodedTable, splits: np.ndarray | None, start: int
-) -> None:
-    """Write each row of a chunk to the store of its split; None when there is one store."""
-    for name, writer in writers.items():
-        if splits is None:
-            writer.append(table)
-            continue
-        rows = np.flatnonzero(splits == SPLITS.index(name))
-        if rows.size:
-            writer.append(table.take(rows), rows + start)
+    writers: dict[str, StoreWriter],
+    tables: Iterable[EncodedTable],
+    splits: np.ndarray | None,
+    start: int,
+) -> int:
+    """Write each row of a chunk to the store of its split; None when there is one store.
+
+    Returns:
+        Rows of the source that are written by now.
+    """
+    first = start
+    for table in tables:
+        for name, writer in writers.items():
+            if splits is None:
+                writer.append(table)
+                continue
+            part = splits[first - start : first - start + len(table)]
+            rows = np.flatnonzero(part == SPLITS.index(name))
+            if rows.size:
+                writer.append(table.take(rows), rows + first)
+        first += len(table)
+    return first

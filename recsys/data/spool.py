@@ -1,13 +1,11 @@
-"""Provisional columns, between the pass that learns and the pass that finishes.
+"""Provisional columns on disk, between the pass that learns and the pass that finishes.
 
-The first chunks stay in memory, up to a fixed budget. The others go to one flat file, chunk after
-chunk, column after column; only its index stays in memory.
+One flat file, chunk after chunk, column after column; only its index stays in memory.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,6 @@ import numpy as np
 from recsys.data.atomic import write_all
 from recsys.data.columns import Lists
 from recsys.data.encode import Columns
-
-MEMORY_BYTES = 1 << 29
-"""Bytes of columns that stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +29,15 @@ class Spool:
 
     Args:
         path: File to write; removed by `remove`.
-        memory_bytes: Bytes of columns that stay in memory.
     """
 
-    def __init__(self, path: Path, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._left = memory_bytes
-        self._held: deque[Columns] = deque()
         self._index: list[tuple[int, list[_Piece]]] = []
         self._handle = path.open("w+b", buffering=0)
 
     def write(self, columns: Columns) -> None:
         """Append the columns of one chunk."""
-        size = sum(array.nbytes for array in _arrays(columns))
-        if size <= self._left and not self._index:
-            self._left -= size
-            self._held.append(columns)
-            return
         pieces: list[_Piece] = []
         for name, values in columns.fields.items():
             if isinstance(values, Lists):
@@ -71,9 +58,7 @@ class Spool:
         pieces.append(_Piece(name, values.dtype, len(values)))
 
     def read(self) -> Iterator[Columns]:
-        """Give the chunks back, in order, and forget them."""
-        while self._held:
-            yield self._held.popleft()
+        """Give the chunks back, in order."""
         os.lseek(self._handle.fileno(), 0, os.SEEK_SET)
         for num_rows, pieces in self._index:
             arrays = {piece.name: self._get(piece) for piece in pieces}
@@ -100,18 +85,6 @@ class Spool:
         return array
 
     def remove(self) -> None:
-        """Close and delete the file, and free the memory."""
-        self._held.clear()
+        """Close and delete the file."""
         self._handle.close()
         self._path.unlink(missing_ok=True)
-
-
-def _arrays(columns: Columns) -> Iterator[np.ndarray]:
-    for values in columns.fields.values():
-        if isinstance(values, Lists):
-            yield values.values
-            yield values.lengths
-        else:
-            yield values
-    yield from columns.labels
-    yield from (array for array in (columns.weight, columns.group) if array is not None)

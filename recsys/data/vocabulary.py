@@ -14,12 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.data.keys import KeyCache, short_keys
 from recsys.data.schema import MISSING, NUM_RESERVED, UNSEEN
 from recsys.errors import SchemaError
-
-CACHED_ROWS = 4096
-"""Columns shorter than this are not worth the cache."""
 
 
 class Interner:
@@ -36,33 +32,16 @@ class Interner:
         self._counts = np.zeros(1024, np.int64)
         self._size = 0
         self._lock = threading.Lock()
-        self._cache = KeyCache()
-        self._cache_lock = threading.Lock()
 
     def codes(self, texts: pa.Array) -> np.ndarray:
         """Provisional codes int32, from `NUM_RESERVED` up; MISSING for null."""
-        keys = short_keys(texts) if len(texts) >= CACHED_ROWS else None
-        if keys is None:
-            return self._intern(texts)
-        with self._cache_lock:
-            codes = self._cache.find(keys)
-            rows = np.flatnonzero(codes == 0)
-            if rows.size:
-                codes[rows] = found = self._intern(texts.take(pa.array(rows)))
-                kept = keys[rows] != 0
-                self._cache.store(keys[rows][kept], found[kept], self._size)
-        return codes
-
-    def _intern(self, texts: pa.Array) -> np.ndarray:
         column = pl.Series(values=texts, dtype=pl.String).cast(self._categories).to_physical()
-        missing = column.is_null().to_numpy() if column.null_count() else None
-        codes = column.fill_null(0).to_numpy().astype(np.int32)
-        highest = int(codes.max()) + 1 if codes.size else 0
+        # Null becomes MISSING by the addition below, which wraps around.
+        codes = column.fill_null(2**32 + MISSING - NUM_RESERVED).to_numpy().view(np.int32)
+        codes = codes + np.int32(NUM_RESERVED)
+        highest = int(codes.max()) + 1 - NUM_RESERVED if codes.size else 0
         with self._lock:
             self._size = max(self._size, highest)
-        codes += NUM_RESERVED
-        if missing is not None:
-            codes[missing] = MISSING
         return codes
 
     def add(self, codes: np.ndarray, counts: np.ndarray) -> None:

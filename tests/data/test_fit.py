@@ -1,7 +1,5 @@
 """Fitting in one pass equals fitting at once, and its provisional codes become the final ones."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -43,8 +41,7 @@ def stream(options: DataOptions, rows: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def encode(finish: Finish, chunks: list) -> list[EncodedTable]:
-    with ThreadPoolExecutor(2) as pool:
-        return [finish.encode(columns, pool) for columns in chunks]
+    return [finish.encode(piece) for columns in chunks for piece in columns.pieces(111)]
 
 
 @pytest.mark.parametrize("numeric", ["log", "standard", "minmax", "quantile"])
