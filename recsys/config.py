@@ -37,7 +37,7 @@ from recsys.errors import (
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FAMILIES = ("ctr", "cf", "mtl", "towers")
-FREE_FORM = ("data.fields.",)
+FREE_FORM = ("data.fields.", "data.types.")
 """Mappings whose keys are the user's own column names."""
 
 if typing.TYPE_CHECKING:
