@@ -206,19 +206,17 @@ def numbers(array: pa.Array, name: str, chunk: Chunk, nan_as_missing: bool) -> n
             f'column "{name}" in {chunk.file} holds {kind}, but a number is needed. Convert it, or '
             f"set data.fields.{name}.kind=categorical."
         )
-    null = array.null_count > 0
     array = array.cast(kind if not pa.types.is_temporal(kind) else array.type)
-    x = array.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
-    x = np.array(x, dtype=np.float64)  # our own copy: Arrow's memory is read-only
+    # Null becomes NaN here, so a NaN that was in the data shows by the count.
+    x = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     finite = np.isfinite(x)
-    if not finite.all():
+    if x.size - np.count_nonzero(finite) != array.null_count:
+        bad = ~finite & array.is_valid().to_numpy(zero_copy_only=False)
         if nan_as_missing:
-            finite |= np.isnan(x)
-        if not finite.all():
-            rows = np.flatnonzero(~finite)
+            bad &= ~np.isnan(x)
+        rows = np.flatnonzero(bad)
+        if rows.size:
             raise _not_finite(name, str(x[rows[0]]), rows, chunk)
-    if null:
-        x[array.is_null().to_numpy(zero_copy_only=False)] = np.nan
     return x
 
 

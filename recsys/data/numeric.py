@@ -100,8 +100,9 @@ class Moments:
         if not y.size:
             return
         low, high = float(y.min()), float(y.max())
-        mean = float(y.mean(dtype=np.float64))
-        y = y - np.float64(mean)
+        y = y.astype(np.float64)
+        mean = float(y.mean())
+        y -= mean
         self.chunks[chunk] = (y.size, mean, float(np.square(y, out=y).sum()), low, high)
 
     def scale(self) -> Scale | None:
