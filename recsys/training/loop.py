@@ -247,9 +247,23 @@ class Trainer:
         return loss + self.model.regularization() * share
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.options.precision == "float32":
+        """On a GPU, where bfloat16 was asked for: the forward pass under autocast."""
+        if self.options.precision == "float32" or self.device.type == "cpu":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @contextlib.contextmanager
+    def _products(self) -> Iterator[None]:
+        """On a CPU, where bfloat16 was asked for: products of matrices read it, forward and
+        backward; their sums and everything else stay float32, and the fused kernels stay in use.
+        """
+        before = torch.get_float32_matmul_precision()
+        if self.options.precision == "bfloat16" and self.device.type == "cpu":
+            torch.set_float32_matmul_precision("medium")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     # -- evaluation --------------------------------------------------------------------------
 
@@ -282,7 +296,8 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM arrived; `trainer.resume=auto` continues.
         """
         total = min(self.options.epochs * len(train), self.options.max_steps or 2**62)
-        with self._signals(), torch.autograd.set_detect_anomaly(self.options.anomaly):
+        anomaly = torch.autograd.set_detect_anomaly(self.options.anomaly)
+        with self._signals(), self._products(), anomaly:
             self.recommender.train()
             while self.global_step < total and not self.plateau.should_stop:
                 train.set_epoch(self.epoch)
