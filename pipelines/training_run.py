@@ -33,14 +33,10 @@ from recsys.tracking.names import experiment_name, run_name
 from recsys.tracking.run import infer_signature, open_tracker
 from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoint, Checkpoints
-from recsys.training.loop import (
-    EvaluationRecord,
-    Interrupted,
-    StepRecord,
-    Trainer,
-    TrainerOptions,
-)
+from recsys.training.loop import Interrupted, Trainer
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
+from recsys.training.options import TrainerOptions
+from recsys.training.progress import EvaluationRecord, StepRecord
 from recsys.training.ranks import Ranks
 
 OUTPUTS = Path("outputs")

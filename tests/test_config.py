@@ -1,6 +1,5 @@
 """Configuration: every file composes, every mistake is answered with the nearest right key."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from recsys import config
 from recsys.data.options import DataOptions
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.errors import ConfigError
-from recsys.models.registry import call, import_target
-from recsys.training.loop import TrainerOptions
+from recsys.models.registry import import_target
 from recsys.training.optimizers import OptimizerOptions
+from recsys.training.options import TrainerOptions
 
 ROOT = Path(__file__).parents[1]
 GROUPS = [
@@ -142,64 +141,3 @@ def test_identity_ignores_places_and_sees_settings() -> None:
     assert identity("trainer.threads=1", "console=plain") == same
     assert identity("seed=1") != same
     assert identity("ctr.num_heads=4") != same
-
-
-def test_targets_outside_the_library_are_refused() -> None:
-    for target in ("os.system", "recsys.models.registry.importlib", "recsys.models.ctr.fm._x"):
-        with pytest.raises(ConfigError):
-            import_target(target)
-    with pytest.raises(ConfigError, match="Did you mean FM"):
-        import_target("recsys.models.ctr.fm.FMM")
-
-
-def test_call_names_the_nearest_keyword() -> None:
-    def build(size: int, *, depth: int = 1) -> int:
-        return size * depth
-
-    assert call(build, {"depth": 3}, {"size": 2}, "ctr") == 6
-    with pytest.raises(ConfigError, match=r"ctr\.dept is not.*Did you mean ctr\.depth"):
-        call(build, {"dept": 3}, {"size": 2}, "ctr")
-
-
-ONE_WAY = ["data", "embedding", "layers", "models", "training"]
-ONLY_IN = {
-    "hydra": ["config.py"],
-    "omegaconf": ["config.py"],
-    "mlflow": ["tracking"],
-    "torchrec": ["embedding", "environment.py"],
-    "fbgemm_gpu": ["embedding", "environment.py"],
-    "faiss": ["retrieval"],
-}
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "recsys").rglob("*.py")), ids=str)
-def test_imports_run_one_way(path: Path) -> None:
-    """A model file stays plain torch, and each heavy dependency lives in one place."""
-    place = path.relative_to(ROOT / "recsys").parts[0]
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-        for name in names:
-            top, _, rest = name.partition(".")
-            assert place in ONLY_IN.get(top, [place]), f"{path.name} imports {name}"
-            assert top != "pipelines", f"{path.name} imports {name}"
-            part = rest.partition(".")[0]
-            if top == "recsys" and place in ONE_WAY and part in ONE_WAY:
-                assert ONE_WAY.index(part) <= ONE_WAY.index(place), f"{path.name} imports {name}"
-            if place == "metrics":
-                allowed = ("recsys.metrics", "recsys.errors")
-                assert top != "recsys" or name.startswith(allowed), f"{path.name}: {name}"
-
-
-def test_the_top_level_is_fixed() -> None:
-    import subprocess
-
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    folders = {name.split("/")[0] for name in listed if "/" in name}
-    allowed = {"recsys", "pipelines", "configs", "tests", "notebooks", "data", ".ci"}
-    assert folders <= allowed

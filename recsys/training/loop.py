@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,117 +22,9 @@ from recsys.models.recommender import Recommender
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.losses import binary_cross_entropy_sum, label_mass
 from recsys.training.optimizers import Optimizers
-from recsys.training.plateau import Plateau
+from recsys.training.options import TrainerOptions
+from recsys.training.progress import Clock, EvaluationRecord, Observer, StepRecord, TrainingCurve
 from recsys.training.ranks import Ranks
-
-WARM_UP_STEPS = 10
-"""Steps left out of the speed: caches fill and kernels are chosen in them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerOptions:
-    """What `configs/trainer/*.yaml` holds."""
-
-    epochs: int = 20
-    max_steps: int | None = None
-    """Stop after this many optimiser steps, whatever `epochs` says."""
-    batch_size: int = 4096
-    """Rows of a step, over all processes together."""
-    eval_batch_size: int = 16384
-    monitor: str = "auc"
-    patience: int = 2
-    lr_decay: float = 0.1
-    min_delta: float = 1e-6
-    clip_norm: float | None = 10.0
-    eval_every: int | None = None
-    """Steps between validations; None: once per epoch."""
-    checkpoint_every: int | None = None
-    """Steps between checkpoints besides those at each validation."""
-    keep_last: int = 2
-    log_every: int = 100
-    resume: str | None = None
-    block_rows: int | None = None
-    """Rows per forward and backward where rows are independent; None: whole batches."""
-    precision: str = "float32"
-    compile: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    prefetch: int = 2
-    shuffle_rows: int = 4_194_304
-    anomaly: bool = False
-    """Name the operation that made a NaN (slow)."""
-
-    def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "eval_batch_size", "keep_last", "log_every"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"trainer.{key}={getattr(self, key)}; it must be at least 1.")
-        for key in ("max_steps", "eval_every", "checkpoint_every", "block_rows", "threads"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"trainer.{key}={value}; it must be at least 1, or null.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(
-                f'trainer.precision="{self.precision}" does not exist. Allowed: bfloat16, float32.'
-            )
-
-    def plateau(self) -> Plateau:
-        """The early-stopping rule of these options."""
-        return Plateau(self.monitor, self.patience, self.min_delta, self.lr_decay)
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One line of progress."""
-
-    step: int
-    total_steps: int
-    epoch: int
-    loss: float
-    """Debiased moving average over about the last 50 steps."""
-    grad_norm: float
-    lr: float
-    rows_per_second: float
-    data_share: float
-    """Share of the time spent waiting for batches."""
-    eta_seconds: float
-
-
-@dataclass(frozen=True)
-class EvaluationRecord:
-    """One validation."""
-
-    step: int
-    epoch: int
-    metrics: dict[str, float]
-    improved: bool
-    scale: float
-    """Factor on the learning rate from here on."""
-
-
-class Observer(Protocol):
-    """Whatever wants to know how training goes: a console, a tracker."""
-
-    def step(self, record: StepRecord) -> None: ...
-
-    def evaluation(self, record: EvaluationRecord) -> None: ...
-
-
-@dataclass
-class TrainingCurve:
-    """What happened so far; part of every checkpoint, so that a continued run has the whole."""
-
-    steps: list[tuple[int, float]] = field(default_factory=list)
-    """(step, loss of that step's batch) at every `log_every`."""
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    train_seconds: float = 0.0
-    """Time in training steps, warm-up included."""
-    timed_rows: int = 0
-    timed_seconds: float = 0.0
-    """Rows and time after the warm-up of each start: their ratio is the speed."""
-
-    @property
-    def rows_per_second(self) -> float:
-        return self.timed_rows / self.timed_seconds if self.timed_seconds else 0.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -305,7 +195,7 @@ class Trainer:
         self._restore_best()
 
     def _run_epoch(self, train: Loader, val: Loader | None, total: int) -> None:
-        clock = _Clock(self.curve, self.global_step)
+        clock = Clock(self.curve)
         for batch in clock.batches(train):
             loss, norm = self.train_step(batch.to(self.device, non_blocking=True))
             self.global_step += 1
@@ -356,7 +246,7 @@ class Trainer:
             "with trainer.anomaly=true."
         )
 
-    def _report_step(self, loss: Tensor, norm: Tensor, clock: _Clock, total: int) -> None:
+    def _report_step(self, loss: Tensor, norm: Tensor, clock: Clock, total: int) -> None:
         self.curve.steps.append((self.global_step, float(loss)))
         record = StepRecord(
             step=self.global_step,
@@ -489,53 +379,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class _Clock:
-    """Splits the time of an epoch into waiting for data and stepping; speed excludes warm-up."""
-
-    def __init__(self, curve: TrainingCurve, first_step: int) -> None:
-        self.curve = curve
-        self.steps = 0
-        self.rows = 0
-        self.waiting = 0.0
-        self.stepping = 0.0
-        # Only the start of a process is a warm-up, not the start of every epoch.
-        self.warm_up = WARM_UP_STEPS if curve.timed_rows == 0 else 0
-        self.first_step = first_step
-        self._since = time.perf_counter()
-
-    def batches(self, loader: Loader) -> Iterator[Batch]:
-        iterator = iter(loader)
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._since = time.perf_counter()
-            self.waiting += self._since - start
-            self._waited = self._since - start
-            yield batch
-
-    def stepped(self, rows: int) -> None:
-        seconds = time.perf_counter() - self._since
-        self.steps += 1
-        self.rows += rows
-        self.stepping += seconds
-        self.curve.train_seconds += seconds + self._waited
-        if self.steps > self.warm_up:
-            self.curve.timed_rows += rows
-            self.curve.timed_seconds += seconds + self._waited
-
-    def rough_speed(self) -> float:
-        return self.rows / max(self.waiting + self.stepping, 1e-9)
-
-    def data_share(self) -> float:
-        return self.waiting / max(self.waiting + self.stepping, 1e-9)
-
-    def seconds_per_step(self) -> float:
-        return (self.waiting + self.stepping) / max(self.steps, 1)
 
 
 def _tensors_with_grad(embedded: Embedded) -> list[Tensor]:

@@ -29,8 +29,9 @@ from recsys.embedding.lookup import EmbeddingOptions
 from recsys.layers.attention import AttentionStack, FieldAttention
 from recsys.models.ctr.autoint import AutoInt
 from recsys.models.recommender import Recommender
-from recsys.training.loop import Trainer, TrainerOptions
+from recsys.training.loop import Trainer
 from recsys.training.optimizers import OptimizerOptions, Optimizers
+from recsys.training.options import TrainerOptions
 
 Step = Callable[[], object]
 

@@ -39,13 +39,13 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty working directory: outputs and the store of a module's runs lie here."""
+    """An empty working directory: outputs and the store of the runs lie here."""
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(home: Path) -> Run:
     """Run `python -m <module> <arguments>` in the working directory."""
 
@@ -66,3 +66,22 @@ def run(home: Path) -> Run:
         return done
 
     return start
+
+
+SMALL = ["trainer.epochs=2", "trainer.batch_size=512", "ctr.num_layers=1", "embedding.dim=8"]
+
+
+def mine(clicks: Path) -> list[str]:
+    """Arguments of a quick training run on the person's own table."""
+    return ["ctr=autoint", "data=parquet", f"data.path={clicks}", "data.label=clicked", *SMALL]
+
+
+@pytest.fixture(scope="session")
+def trained(run: Run, clicks: Path, home: Path) -> Path:
+    """Output folder of one run, tracked in MLflow."""
+    folder = home / "first"
+    done = run(
+        "pipelines.train", *mine(clicks), f"output_dir={folder}", f"result_file={home}/copy.json"
+    )
+    (folder / "stdout.txt").write_text(done.stdout)
+    return folder

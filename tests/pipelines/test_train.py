@@ -12,24 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.pipelines.conftest import ROOT, Run
-
-SMALL = ["trainer.epochs=2", "trainer.batch_size=512", "ctr.num_layers=1", "embedding.dim=8"]
-
-
-def mine(clicks: Path) -> list[str]:
-    return ["ctr=autoint", "data=parquet", f"data.path={clicks}", "data.label=clicked", *SMALL]
-
-
-@pytest.fixture(scope="module")
-def trained(run: Run, clicks: Path, home: Path) -> Path:
-    """Output folder of one run, tracked in MLflow."""
-    folder = home / "first"
-    done = run(
-        "pipelines.train", *mine(clicks), f"output_dir={folder}", f"result_file={home}/copy.json"
-    )
-    (folder / "stdout.txt").write_text(done.stdout)
-    return folder
+from tests.pipelines.conftest import ROOT, Run, mine
 
 
 def test_result_json_has_its_keys(trained: Path, home: Path) -> None:
@@ -106,35 +89,6 @@ def test_mlflow_has_parameters_metrics_data_and_a_model_that_takes_raw_columns(
     frame = pl.read_parquet(clicks).head(50)
     ours = SavedModel.load(trained / "model").predict(frame)
     assert [float(score) for score in scores.split()] == pytest.approx(ours.tolist(), abs=1e-7)
-
-
-def test_evaluate_scores_new_raw_rows(trained: Path, run: Run, clicks: Path, home: Path) -> None:
-    result = json.loads((trained / "result.json").read_text())
-    new = home / "new.csv"
-    frame = pl.read_parquet(clicks).drop("tags").head(500)
-    shuffled = frame.select(reversed(frame.columns))
-    shuffled.write_csv(new)
-    done = run("pipelines.evaluate", f"run={trained}", f"data.path={new}", check=False)
-    assert done.returncode == 2
-    assert "tags" in done.stderr
-    rows = home / "new.parquet"
-    pl.read_parquet(clicks).select("tags", "clicked", "city", "price", "item", "user").head(
-        500
-    ).write_parquet(rows)
-    for name in (result["run_id"], str(trained)):
-        out = home / "scored"
-        run("pipelines.evaluate", f"run={name}", f"data.path={rows}", f"output_dir={out}")
-        scored = json.loads((out / "result.json").read_text())
-        assert scored["rows"] == 500
-        assert scored["metrics"]["data"]["auc"] > 0.5
-        assert pl.read_parquet(out / "predictions.parquet").height == 500
-
-
-def test_an_unknown_run_says_so(run: Run, trained: Path, clicks: Path) -> None:
-    done = run("pipelines.evaluate", "run=nowhere", f"data.path={clicks}", check=False)
-    assert done.returncode == 2
-    assert "run=nowhere" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_kill_and_resume_give_the_losses_of_an_uninterrupted_run(

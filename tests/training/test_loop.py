@@ -22,8 +22,10 @@ from recsys.errors import CheckpointError, ConfigError, NonFiniteError
 from recsys.models.recommender import Recommender
 from recsys.models.saved import ModelSpec
 from recsys.training.checkpoint import Checkpoints
-from recsys.training.loop import EvaluationRecord, Interrupted, StepRecord, Trainer, TrainerOptions
+from recsys.training.loop import Interrupted, Trainer
 from recsys.training.optimizers import OptimizerOptions, Optimizers
+from recsys.training.options import TrainerOptions
+from recsys.training.progress import EvaluationRecord, StepRecord
 
 CPU = torch.device("cpu")
 ROWS = 3000

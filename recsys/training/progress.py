@@ -1,0 +1,116 @@
+"""What is known while a model trains: records for observers, the curve, the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from recsys.data.batch import Batch
+from recsys.data.loader import Loader
+
+WARM_UP_STEPS = 10
+"""Steps left out of the speed: caches fill and kernels are chosen in them."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One line of progress."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    loss: float
+    """Debiased moving average over about the last 50 steps."""
+    grad_norm: float
+    lr: float
+    rows_per_second: float
+    data_share: float
+    """Share of the time spent waiting for batches."""
+    eta_seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """One validation."""
+
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    improved: bool
+    scale: float
+    """Factor on the learning rate from here on."""
+
+
+class Observer(Protocol):
+    """Whatever wants to know how training goes: a console, a tracker."""
+
+    def step(self, record: StepRecord) -> None: ...
+
+    def evaluation(self, record: EvaluationRecord) -> None: ...
+
+
+@dataclass
+class TrainingCurve:
+    """What happened so far; part of every checkpoint, so that a continued run has the whole."""
+
+    steps: list[tuple[int, float]] = field(default_factory=list)
+    """(step, loss of that step's batch) at every `log_every`."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    train_seconds: float = 0.0
+    """Time in training steps, warm-up included."""
+    timed_rows: int = 0
+    timed_seconds: float = 0.0
+    """Rows and time after the warm-up of each start: their ratio is the speed."""
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.timed_rows / self.timed_seconds if self.timed_seconds else 0.0
+
+
+class Clock:
+    """Splits the time of an epoch into waiting for data and stepping; speed excludes warm-up."""
+
+    def __init__(self, curve: TrainingCurve) -> None:
+        self.curve = curve
+        self.steps = 0
+        self.rows = 0
+        self.waiting = 0.0
+        self.stepping = 0.0
+        # Only the start of a process is a warm-up, not the start of every epoch.
+        self.warm_up = WARM_UP_STEPS if curve.timed_rows == 0 else 0
+        self._since = time.perf_counter()
+        self._waited = 0.0
+
+    def batches(self, loader: Loader) -> Iterator[Batch]:
+        iterator = iter(loader)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._since = time.perf_counter()
+            self.waiting += self._since - start
+            self._waited = self._since - start
+            yield batch
+
+    def stepped(self, rows: int) -> None:
+        seconds = time.perf_counter() - self._since
+        self.steps += 1
+        self.rows += rows
+        self.stepping += seconds
+        self.curve.train_seconds += seconds + self._waited
+        if self.steps > self.warm_up:
+            self.curve.timed_rows += rows
+            self.curve.timed_seconds += seconds + self._waited
+
+    def rough_speed(self) -> float:
+        return self.rows / max(self.waiting + self.stepping, 1e-9)
+
+    def data_share(self) -> float:
+        return self.waiting / max(self.waiting + self.stepping, 1e-9)
+
+    def seconds_per_step(self) -> float:
+        return (self.waiting + self.stepping) / max(self.steps, 1)
