@@ -4,6 +4,7 @@ import http.server
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,11 +95,8 @@ class TestSqlite:
             check_store(f"sqlite:///{tmp_path}/m.db", timeout_s=0.05)
         holder.close()
 
-    def test_read_only_database(self, tmp_path):
+    def test_read_only_database(self):
         """Root may write anything, so the file is opened as another user would see it."""
-        sqlite3.connect(tmp_path / "m.db").execute("CREATE TABLE t (x)").connection.close()
-        (tmp_path / "m.db").chmod(0o444)
-        tmp_path.chmod(0o555)
         code = (
             "import os, sys\n"
             "from recsys.tracking.store import StoreError, check_store\n"
@@ -106,14 +104,18 @@ class TestSqlite:
             "try: check_store(sys.argv[1])\n"
             "except StoreError as error: sys.exit(str(error))\n"
         )
-        for parent in list(tmp_path.parents)[:2]:
-            parent.chmod(0o755)
-        done = subprocess.run(
-            [sys.executable, "-c", code, f"sqlite:///{tmp_path}/m.db"],
-            capture_output=True,
-            text=True,
-        )
-        tmp_path.chmod(0o755)
+        # pytest's own folders are closed to other users, all the way up.
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            sqlite3.connect(folder / "m.db").execute("CREATE TABLE t (x)").connection.close()
+            (folder / "m.db").chmod(0o444)
+            folder.chmod(0o555)
+            done = subprocess.run(
+                [sys.executable, "-c", code, f"sqlite:///{folder}/m.db"],
+                capture_output=True,
+                text=True,
+            )
+            folder.chmod(0o755)
         assert done.returncode == 1, done.stderr
         assert "readonly database" in done.stderr
 
