@@ -161,6 +161,7 @@ class Trainer:
     def evaluate(self, loader: Loader) -> ClassificationReport:
         """Logits of every row of a loader, with labels; exact over all ranks."""
         report = ClassificationReport(capacity=loader.store.num_rows // self.ranks.world_size + 1)
+        self.ranks.copy_buffers(self.model)
         self.recommender.eval()
         for batch in loader:
             moved = batch.to(self.device, non_blocking=True)

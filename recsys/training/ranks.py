@@ -75,6 +75,13 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def copy_buffers(self, module: torch.nn.Module) -> None:
+        """Give every rank the first one's buffers: batch norm sees another share of the rows on
+        each rank, and all must evaluate the one model that is saved."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Sum dense gradients over all ranks, in one message; a rank without rows adds zero."""
         if self.world_size == 1 or not parameters:
