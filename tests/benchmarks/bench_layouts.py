@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CELLS = [("full", 1.0)] + [
-    (layout, ratio) for ratio in (0.1, 0.01) for layout in ("hashed", "multiplexed", "unified")
+    (layout, ratio) for ratio in (0.1, 0.01) for layout in ("hashed", "multiplexed")
 ]
 COMMON = [
     "ctr=dcnv2",
@@ -35,16 +35,13 @@ L2 = {"synthetic": 0.0, "frappe": 0.05}
 
 
 def arguments(name: str, source: str, layout: str, ratio: float, seed: int) -> list[str]:
-    width = 4 if layout == "unified" else 10
     keys = [
         f"embedding={layout}",
-        f"embedding.dim={width}",
+        "embedding.dim=10",
         f"optimizer.embedding_l2={L2[name]}",
         f"seed={seed}",
     ]
-    if layout == "unified":  # the same bytes: rows are narrower, so there are more of them
-        keys += ["embedding.lookups=3", f"embedding.ratio={ratio * 10 / width}"]
-    elif layout != "full":
+    if layout != "full":
         keys.append(f"embedding.ratio={ratio}")
     if name == "frappe":
         keys += [f"data.source={source}"]
