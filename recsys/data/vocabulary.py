@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data.schema import MISSING, NUM_RESERVED, UNSEEN
+from recsys.data.text_index import make_text_index
 from recsys.errors import SchemaError
 
 
@@ -26,22 +27,17 @@ class Interner:
     """
 
     def __init__(self) -> None:
-        self._categories = pl.Categorical(pl.Categories.random("recsys", pl.UInt32))
-        # The index lives only while a series of its type does.
-        self._anchor = pl.Series([], dtype=self._categories)
+        self._index = make_text_index()
         self._counts = np.zeros(1024, np.int64)
-        self._size = 0
         self._lock = threading.Lock()
 
     def codes(self, texts: pa.Array) -> np.ndarray:
         """Provisional codes int32, from `NUM_RESERVED` up; MISSING for null."""
-        column = pl.Series(values=texts, dtype=pl.String).cast(self._categories).to_physical()
-        # Null becomes MISSING by the addition below, which wraps around.
-        codes = column.fill_null(2**32 + MISSING - NUM_RESERVED).to_numpy().view(np.int32)
+        codes = self._index.numbers(texts)
+        missing = codes < 0 if texts.null_count else None
         codes = codes + np.int32(NUM_RESERVED)
-        highest = int(codes.max()) + 1 - NUM_RESERVED if codes.size else 0
-        with self._lock:
-            self._size = max(self._size, highest)
+        if missing is not None:
+            codes[missing] = MISSING
         return codes
 
     def add(self, codes: np.ndarray, counts: np.ndarray) -> None:
@@ -49,8 +45,9 @@ class Interner:
         if not codes.size:
             return
         with self._lock:
-            if self._size > self._counts.size:
-                grown = np.zeros(max(self._size, 2 * self._counts.size), np.int64)
+            size = int(codes.max()) - NUM_RESERVED + 1
+            if size > self._counts.size:
+                grown = np.zeros(max(size, 2 * self._counts.size), np.int64)
                 grown[: self._counts.size] = self._counts
                 self._counts = grown
             np.add.at(self._counts, codes - NUM_RESERVED, counts)
@@ -63,17 +60,18 @@ class Interner:
         Returns:
             The vocabulary, and the table [provisional code] -> final code.
         """
-        counts = np.zeros(self._size, np.int64)
-        known = min(self._size, self._counts.size)
+        size = len(self._index)
+        counts = np.zeros(size, np.int64)
+        known = min(size, self._counts.size)
         counts[:known] = self._counts[:known]
         kept = np.flatnonzero(counts >= max(min_count, 1))  # 0: seen outside training only
-        texts = pl.Series(kept.astype(np.uint32)).cat.to(self._categories).cast(pl.String)
+        texts = self._index.texts(kept)
         frame = pl.DataFrame({"text": texts, "count": counts[kept], "at": kept})
         value = pl.col("text").cast(pl.Int128) if dtype == "int" else pl.col("text")
         frame = frame.sort("count", value, descending=[True, False])
         if max_size is not None:
             frame = frame.head(max_size)
-        table = np.full(NUM_RESERVED + self._size, UNSEEN, np.int32)
+        table = np.full(NUM_RESERVED + size, UNSEEN, np.int32)
         table[:NUM_RESERVED] = np.arange(NUM_RESERVED)
         table[NUM_RESERVED + frame["at"].to_numpy()] = np.arange(len(frame)) + NUM_RESERVED
         return Vocabulary(frame["text"], frame["count"]), table

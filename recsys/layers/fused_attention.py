@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recsys.layers.native import load_kernel
+from recsys.native import load_kernel
 
 
 class _Layer(ctypes.Structure):

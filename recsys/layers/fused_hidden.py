@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recsys.layers.native import load_kernel
+from recsys.native import load_kernel
 
 
 @dataclass(frozen=True)

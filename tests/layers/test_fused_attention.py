@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from recsys import native
 from recsys.layers import fused_attention as module
-from recsys.layers import native
 from recsys.layers.attention import AttentionStack, FieldAttention
 from recsys.layers.fused_attention import fused_attention, fused_attention_kernel
 

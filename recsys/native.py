@@ -2,7 +2,7 @@
 
 A kernel is one C++17 file with C functions: no header of torch or Python, so that it compiles in
 seconds and is called through `ctypes`, which releases the interpreter lock. A kernel is never
-required: where it cannot be built, a warning says so and its caller takes the torch path.
+required: where it cannot be built, a warning says so and its caller takes another path.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _compile(source: Path, compiler: str, target: Path) -> None:
 
 def _warn(source: Path, reason: str) -> None:
     logger.warning(
-        "%s could not be built, so its torch equivalent runs, several times slower on a CPU: %s.",
+        "%s could not be built, so a slower equivalent runs: %s.",
         source.name,
         reason,
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.layers import native
-from recsys.layers.native import load_kernel
+from recsys import native
+from recsys.native import load_kernel
 
 needs_compiler = pytest.mark.skipif(
     native._find_compiler() is None, reason="no C++ compiler on this machine"
