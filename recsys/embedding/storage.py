@@ -15,6 +15,7 @@ Letters   R rows, W width, n single rows, m rows in bags, b bags.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -27,14 +28,13 @@ from recsys.errors import ConfigError, did_you_mean
 FUSED_OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad")
 
 
-class Storage(nn.Module):
+class Storage(nn.Module, ABC):
     """A matrix [R, W] whose row 0 is padding: always zero, never trained."""
-
-    state_floats_per_row: ClassVar[str] = ""
 
     num_rows: int
     width: int
 
+    @abstractmethod
     def forward(
         self,
         rows: Tensor,
@@ -53,11 +53,10 @@ class Storage(nn.Module):
         Returns:
             Vectors [n, W], and bag sums [b, W] (None without bags).
         """
-        raise NotImplementedError(f"{type(self).__name__} must define forward")  # pragma: no cover
 
+    @abstractmethod
     def table(self) -> Tensor:
         """The weights [R, W], detached: reading and writing in place is allowed."""
-        raise NotImplementedError(f"{type(self).__name__} must define table")  # pragma: no cover
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """State of the fused optimiser, by name, each [R, ...]; empty when an optimiser owns it."""

@@ -5,6 +5,7 @@ Letters   B rows, F slots, D embedding width, N dense columns.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from recsys.embedding.embedded import Embedded
 
 
-class CTRModel(nn.Module):
+class CTRModel(nn.Module, ABC):
     """A click model: `forward(Embedded) -> logit [B]`, float32 and never squashed.
 
     A subclass takes `num_fields`, `embed_dim` and `num_dense`, which the schema dictates, and its
@@ -42,8 +43,9 @@ class CTRModel(nn.Module):
         self.embed_dim = embed_dim
         self.num_dense = num_dense
 
+    @abstractmethod
     def forward(self, embedded: Embedded) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define forward")  # pragma: no cover
+        """Logits [B] of a batch of vectors."""
 
     def regularization(self) -> Tensor:
         """Extra loss of the model itself, scalar; zero unless the paper has one."""

@@ -1,7 +1,7 @@
 """Speed and peak memory of preparing Criteo-shaped Parquet, beside pandas doing the same mapping.
 
     python tests/benchmarks/bench_prepare.py --rows 1M
-    python tests/benchmarks/bench_prepare.py --rows 10M 20M --pandas-rows 10M --folder /tmp/bench
+    python tests/benchmarks/bench_prepare.py --rows 10M 20M --pandas-rows 10M --folder <scratch>
 
 The table has 26 text columns (cardinalities of Criteo, up to 1.5 million, skewed), 13 numeric
 columns with nulls and a label. Both map every text to a code by descending frequency and every
@@ -18,6 +18,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=size, nargs="+", default=[1_000_000])
     parser.add_argument("--pandas-rows", type=size, nargs="*", default=[1_000_000])
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/recsys-bench"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "recsys-bench")
     parser.add_argument("--child", nargs=3)
     arguments = parser.parse_args()
     if arguments.child:
