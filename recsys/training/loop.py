@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys.data.batch import Batch
 from recsys.data.loader import Loader
+from recsys.data.schema import Schema
 from recsys.embedding.embedded import Embedded, History
 from recsys.errors import CheckpointError, ConfigError, NonFiniteError
 from recsys.metrics.report import ClassificationReport
@@ -206,8 +207,7 @@ class Trainer:
                 self._report_step(loss, norm, clock, total)
             if train.state()["step"] == len(train):
                 self.epoch += 1
-            stop = self._after_step(train, val, total)
-            if stop:
+            if self._after_step(train, val, total):
                 return
 
     def _after_step(self, train: Loader, val: Loader | None, total: int) -> bool:
@@ -338,8 +338,6 @@ class Trainer:
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Take only the weights of a checkpoint."""
-        from recsys.data.schema import Schema
-
         saved = Schema.from_dict(checkpoint.state["schema"])
         difference = saved.diff(self.lookup.schema)
         if difference:
