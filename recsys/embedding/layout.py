@@ -135,6 +135,9 @@ class Layout(nn.Module):
         self.spans = tuple(spans)
         self._index = {table.name: i for i, table in enumerate(self.tables)}
         self._salts = [[salt(t.name, k) for k in range(t.lookups)] for t in self.tables]
+        self._cache: dict[
+            tuple[tuple[str, ...], torch.device], tuple[Tensor | None, Tensor, Tensor, Tensor]
+        ] = {}
 
     @classmethod
     def build(cls, name: str, tables: Sequence[TableSpec], ratio: float = 1.0) -> Layout:
@@ -183,23 +186,31 @@ class Layout(nn.Module):
             codes   [B, F] integer codes, one column per entry of `names`
             return  [B, L] int64 rows, lookups of a field side by side
         """
+        column, keys, spans, starts = self._constants(tuple(names), codes.device)
+        if column is not None:
+            codes = codes[:, column]
         if self.name == "full":
-            starts = torch.tensor(
-                [self.starts[self._index[n]] - 1 for n in names], device=codes.device
+            return self._keep_padding(codes.long() + (starts - 1), codes)
+        return self._hash(codes, keys, spans, starts)
+
+    def _constants(
+        self, names: tuple[str, ...], device: torch.device
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        """Per lookup of these fields: the column it reads (None when each reads its own), its salt,
+        and the span and start of its range, [L] each. Made once, since every batch asks."""
+        found = self._cache.get((names, device))
+        if found is None:
+            order = [(i, k) for i, n in enumerate(names) for k in range(self.table(n).lookups)]
+            which = [self._index[names[i]] for i, _ in order]
+            several = len(order) != len(names)
+            column = torch.tensor([i for i, _ in order], device=device) if several else None
+            salts = [self._salts[w][k] for w, (_, k) in zip(which, order, strict=True)]
+            ranges = ([self.spans[w] for w in which], [self.starts[w] for w in which])
+            keys, spans, starts = (
+                torch.tensor(one, dtype=torch.int64, device=device) for one in (salts, *ranges)
             )
-            return self._keep_padding(codes.long() + starts, codes)
-        order = [(i, k) for i, n in enumerate(names) for k in range(self.table(n).lookups)]
-        column = [i for i, _ in order]
-        if column != list(range(len(names))):
-            codes = codes[:, torch.tensor(column, device=codes.device)]
-        which = [self._index[names[i]] for i, _ in order]
-        keys = [self._salts[w][k] for w, (_, k) in zip(which, order, strict=True)]
-        return self._hash(
-            codes,
-            torch.tensor(keys, device=codes.device),
-            torch.tensor([self.spans[w] for w in which], device=codes.device),
-            torch.tensor([self.starts[w] for w in which], device=codes.device),
-        )
+            found = self._cache[names, device] = (column, keys, spans, starts)
+        return found
 
     def rows_of(self, codes: Tensor, name: str, lookup: int = 0) -> Tensor:
         """Storage rows of any shape of codes of one table (histories, multi-valued, export)."""
