@@ -62,7 +62,7 @@ class TrainingRun:
         self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
         arguments = {k: v for k, v in config.plain(cfg[family]).items() if k != "_target_"}
         self.spec = ModelSpec(family, cfg[family]["_target_"], arguments)
-        self.spec.make(2, self.embedding.dim, 0)  # unknown or impossible hyperparameters fail here
+        self.spec.check(self.embedding.dim)
         self.stem = stem
         self.seed = int(cfg.seed)
         self.started = datetime.now()

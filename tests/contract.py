@@ -11,12 +11,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from recsys.embedding.embedded import Embedded
-from recsys.models.base import CTRModel
+from recsys.embedding.embedded import Embedded, History
+from recsys.models.base import CTRModel, ModelInputs
+from recsys.models.saved import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"num_fields": 5, "embed_dim": 8}
-HISTORIES = {"history": 4}
+HISTORIES = {"history": 4, "other": 3}
+"""Longest list of each history."""
 
 
 def ctr_stems() -> list[str]:
@@ -40,11 +42,27 @@ def keywords(cls: type[CTRModel]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def build(stem: str, num_dense: int = 0, seed: int = 0, **overrides: Any) -> CTRModel:
-    """The model as its YAML file describes it, with some options replaced."""
+def make(stem: str, inputs: ModelInputs, **overrides: Any) -> CTRModel:
+    """The model as its YAML file describes it, for these inputs, with some options replaced."""
     chosen = {k: v for k, v in options(stem).items() if k != "_target_"} | overrides
+    return ModelSpec("ctr", options(stem)["_target_"], chosen).make(inputs)
+
+
+def model_inputs(num_dense: int = 0, num_fields: int = SIZES["num_fields"]) -> ModelInputs:
+    dim = SIZES["embed_dim"]
+    return ModelInputs(
+        num_fields=num_fields,
+        embed_dim=dim,
+        num_dense=num_dense,
+        slots=tuple(f"field{i}" for i in range(num_fields)),
+        histories=dict.fromkeys(HISTORIES, dim),
+    )
+
+
+def build(stem: str, num_dense: int = 0, seed: int = 0, **overrides: Any) -> CTRModel:
+    """As `make`, for the sizes of `inputs`."""
     torch.manual_seed(seed)
-    return model_class(stem)(**SIZES, num_dense=num_dense, **chosen)
+    return make(stem, model_inputs(num_dense), **overrides)
 
 
 def inputs(batch: int, num_dense: int = 0, seed: int = 0) -> Embedded:
@@ -70,17 +88,17 @@ def stack(parts: list[Embedded]) -> Embedded:
     def cat(get: Any) -> Tensor:
         return torch.cat([get(part) for part in parts])
 
-    history = {
-        name: type(value)(
-            cat(lambda part, n=name: part.history[n].values),
-            cat(lambda part, n=name: part.history[n].mask),
-        )
-        for name, value in first.history.items()
-    }
+    history = {}
+    for name, value in first.history.items():
+        lengths = cat(lambda part, n=name: part.history[n].lengths)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        values = cat(lambda part, n=name: part.history[n].values)
+        history[name] = History(values, offsets, value.longest)
     return Embedded(
         fields=cat(lambda part: part.fields),
         dense=cat(lambda part: part.dense),
         linear=None if first.linear is None else cat(lambda part: part.linear),
+        second=None if first.second is None else cat(lambda part: part.second),
         history=history,
         target={name: cat(lambda part, n=name: part.target[n]) for name in first.target},
     )
@@ -88,9 +106,10 @@ def stack(parts: list[Embedded]) -> Embedded:
 
 def loss_of(model: CTRModel, embedded: Embedded) -> Tensor:
     """A sum over rows, so that it may be computed in blocks."""
-    logit = model(embedded)
+    logit, own = model.training_outputs(embedded)
     label = (embedded.fields[:, 0, 0] > 0).float()
-    return nn.functional.binary_cross_entropy_with_logits(logit, label, reduction="sum")
+    loss = nn.functional.binary_cross_entropy_with_logits(logit, label, reduction="sum")
+    return loss if own is None else loss + own.sum()
 
 
 def gradients(model: CTRModel, embedded: Embedded) -> dict[str, Tensor | None]:
@@ -154,14 +173,18 @@ def fit_xor(stem: str, steps: int = 150, **overrides: Any) -> float:
     """
     vocabulary, dim = 8, 8
     torch.manual_seed(0)
-    cls = model_class(stem)
-    chosen = {k: v for k, v in options(stem).items() if k != "_target_"} | overrides
-    model = cls(num_fields=3, embed_dim=dim, num_dense=0, **chosen)
+    model = make(
+        stem,
+        ModelInputs(num_fields=3, embed_dim=dim, num_dense=0, slots=("a", "b", "c")),
+        **overrides,
+    )
     table = nn.Embedding(3 * vocabulary, dim)
+    second = nn.Embedding(3 * vocabulary, dim)
     weight = nn.Embedding(3 * vocabulary, 1)
     nn.init.normal_(table.weight, std=0.1)
+    nn.init.normal_(second.weight, std=0.1)
     nn.init.zeros_(weight.weight)
-    modules = nn.ModuleList([model, table, weight])
+    modules = nn.ModuleList([model, table, second, weight])
     optimizer = torch.optim.Adam(modules.parameters(), lr=0.01)
     generator = torch.Generator().manual_seed(1)
 
@@ -170,7 +193,8 @@ def fit_xor(stem: str, steps: int = 150, **overrides: Any) -> float:
         label = ((codes[:, 0] + codes[:, 1]) % 2).float()
         slots = codes + vocabulary * torch.arange(3)
         empty = torch.zeros(count, 0)
-        return Embedded(table(slots), empty, linear=weight(slots).squeeze(2)), label
+        linear = weight(slots).squeeze(2)
+        return Embedded(table(slots), empty, linear=linear, second=second(slots)), label
 
     for _ in range(steps):
         embedded, label = rows(256)

@@ -1,7 +1,8 @@
 """EmbeddingLookup: the one place where ids become vectors.
 
-Letters   B rows, F slots, D embedding width, N dense columns, T history length, W storage width
-          (D, plus one column for first-order weights when the model wants them).
+Letters   B rows, F slots, D embedding width, N dense columns, P events of a batch's histories,
+          W storage width: [vector D | second vector D | first-order weight 1], the last two only
+          where the model wants them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recsys.data.batch import Batch, Ragged
+from recsys.data.batch import Batch
 from recsys.data.schema import NUM_RESERVED, Field, Kind, Schema
 from recsys.embedding.embedded import Embedded, History
 from recsys.embedding.layout import Layout, lookups_by_size, table_specs
@@ -67,7 +68,7 @@ class SlotPlan:
     coded: tuple[str, ...]
     bagged: tuple[Field, ...]
     """Lists that become one mean vector."""
-    padded: tuple[Field, ...]
+    sequences: tuple[Field, ...]
     """Histories that stay sequences."""
     num_vectors: int
     """Numeric columns with a vector of their own."""
@@ -84,8 +85,8 @@ class SlotPlan:
         """Plan the slots of a fitted schema."""
         coded = tuple(field.name for field in schema.coded)
         bagged = tuple(f for f in schema.ragged if f.kind is Kind.MULTIVALUED or pool_histories)
-        padded = tuple(f for f in schema.ragged if f not in bagged)
-        for field in padded:
+        sequences = tuple(f for f in schema.ragged if f not in bagged)
+        for field in sequences:
             if field.shares is None:
                 raise SchemaError(
                     f'history "{field.name}" has no target field; set data.fields.{field.name}.'
@@ -99,7 +100,8 @@ class SlotPlan:
         order = sorted(range(len(found)), key=lambda i: (rank[found[i][0]], found[i][1]))
         several = {name for name, k in found if k > 0}
         names = tuple(f"{n}.{k}" if n in several else n for n, k in (found[i] for i in order))
-        return cls(names, tuple(order), coded, bagged, padded, vectors, len(schema.dense) - vectors)
+        num_dense = len(schema.dense) - vectors
+        return cls(names, tuple(order), coded, bagged, sequences, vectors, num_dense)
 
 
 def table_of(field: Field) -> str:
@@ -115,6 +117,7 @@ class EmbeddingLookup(nn.Module):
         options: Layout, width and initialisation.
         make_storage: `(num_rows, width) -> Storage`; the optimiser decides which.
         linear: Add a first-order weight per slot (`Embedded.linear`).
+        second: Add a second vector per slot (`Embedded.second`).
         pool_histories: True gives each history one mean-pooled slot in `fields`; False leaves the
             sequence in `Embedded.history` beside its `target`.
         vectors: False leaves only the first-order weights: `fields` is [B, F, 0].
@@ -131,6 +134,7 @@ class EmbeddingLookup(nn.Module):
         make_storage: Callable[[int, int], Storage],
         *,
         linear: bool = False,
+        second: bool = False,
         pool_histories: bool = True,
         vectors: bool = True,
     ) -> None:
@@ -139,8 +143,9 @@ class EmbeddingLookup(nn.Module):
         self.options = options
         self.embed_dim = options.dim if vectors else 0
         self.linear = linear
+        self.second = second
         self.layout = options.build_layout(schema)
-        width = self.embed_dim + int(linear)
+        width = self.embed_dim * (1 + int(second)) + int(linear)
         check_memory(self.layout.num_rows * width * 4, options.layout)
         self.storage = make_storage(self.layout.num_rows, width)
         self.storage.initialize(options.init_std)
@@ -168,20 +173,14 @@ class EmbeddingLookup(nn.Module):
         rows = self.layout.rows(batch.ids, self.plan.coded) if self.plan.coded else batch.ids.long()
         num_singles = rows.shape[1]
         parts = [rows.reshape(-1)]
-        masks = {}
-        for field in self.plan.padded:
-            codes, mask = pad(batch.ragged[field.name])
-            masks[field.name] = mask
-            table = table_of(field)
-            parts += [
-                self.layout.rows_of(codes, table, k).reshape(-1)
-                for k in range(self.layout.table(table).lookups)
-            ]
+        for field in self.plan.sequences:
+            table, codes = table_of(field), batch.ragged[field.name].values
+            lookups = range(self.layout.table(table).lookups)
+            parts += [self.layout.rows_of(codes, table, k) for k in lookups]
         bags = self._bags(batch)
         flat, sums = self.storage(
             torch.cat(parts) if len(parts) > 1 else parts[0],
             *(bags or (None, None)),
-            padded=bool(self.plan.padded),
         )
         width = flat.shape[1]
         pieces = flat.split([part.numel() for part in parts])
@@ -195,13 +194,15 @@ class EmbeddingLookup(nn.Module):
         vectors = torch.cat(slots, dim=1) if len(slots) > 1 else slots[0]
         if self._order is not None:
             vectors = vectors.index_select(1, self._order)
+        dim = self.embed_dim
         embedded = Embedded(
-            fields=vectors[..., : self.embed_dim] if self.linear else vectors,
+            fields=vectors if width == dim else vectors[..., :dim],
             dense=dense,
-            linear=vectors[..., self.embed_dim] if self.linear else None,
+            linear=vectors[..., -1] if self.linear else None,
+            second=vectors[..., dim : 2 * dim] if self.second else None,
         )
-        if self.plan.padded:
-            self._add_histories(embedded, pieces, masks)
+        if self.plan.sequences:
+            self._add_histories(embedded, pieces, batch)
         return embedded
 
     def _bags(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
@@ -228,20 +229,17 @@ class EmbeddingLookup(nn.Module):
         means = by_bag / torch.stack(lengths).unsqueeze(-1)
         return means.transpose(0, 1)
 
-    def _add_histories(
-        self, embedded: Embedded, pieces: tuple[Tensor, ...], masks: dict[str, Tensor]
-    ) -> None:
+    def _add_histories(self, embedded: Embedded, pieces: tuple[Tensor, ...], batch: Batch) -> None:
         """Fill `history` and `target`; the lookups of a field stand side by side."""
         taken = 1
-        for field in self.plan.padded:
-            table, mask = table_of(field), masks[field.name]
+        for field in self.plan.sequences:
+            table, ragged = table_of(field), batch.ragged[field.name]
             lookups = self.layout.table(table).lookups
-            parts = [
-                p.view(*mask.shape, -1)[..., : self.embed_dim]
-                for p in pieces[taken : taken + lookups]
-            ]
+            parts = [piece[:, : self.embed_dim] for piece in pieces[taken : taken + lookups]]
             taken += lookups
-            embedded.history[field.name] = History(torch.cat(parts, dim=-1), mask)
+            values = torch.cat(parts, dim=1) if lookups > 1 else parts[0]
+            longest = max(1, int(ragged.lengths.max())) if len(batch) else 1
+            embedded.history[field.name] = History(values, ragged.offsets, longest)
             slots = [table] if lookups == 1 else [f"{table}.{k}" for k in range(lookups)]
             target = [embedded.fields[:, self.plan.names.index(slot)] for slot in slots]
             embedded.target[field.name] = torch.cat(target, dim=-1)
@@ -369,22 +367,3 @@ def check_memory(weight_bytes: int, layout: str, available: int | None = None) -
         f"memory are free. Use {hint if layout != 'full' else f'embedding=multiplexed {hint}'}, "
         "a smaller embedding.dim, a higher data.min_count, or more machines."
     )
-
-
-def pad(ragged: Ragged) -> tuple[Tensor, Tensor]:
-    """Right-pad lists with code 0.
-
-    Shape:
-        return codes [B, T] and mask [B, T] bool, T = the longest list, at least 1
-
-    Example:
-        >>> codes, mask = pad(Ragged(torch.tensor([3, 7, 4]), torch.tensor([0, 2, 2, 3])))
-        >>> codes.tolist()
-        [[3, 7], [0, 0], [4, 0]]
-    """
-    lengths = ragged.lengths
-    longest = max(1, int(lengths.max()) if lengths.numel() else 1)
-    mask = torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
-    codes = ragged.values.new_zeros(mask.shape)
-    codes[mask] = ragged.values
-    return codes, mask

@@ -7,8 +7,7 @@ Every storage answers the same call, whatever updates its rows:
     FusedStorage   FBGEMM's table, updated inside the backward: SGD, Adagrad, row-wise Adagrad
 
 On a CPU FBGEMM's unpooled kernel is an order of magnitude slower than its pooled kernel given bags
-of one id, so the fused storage always uses the pooled one. A bag without ids is a zero vector,
-which is how padding costs nothing.
+of one id, so the fused storage always uses the pooled one.
 
 Letters   R rows, W width, n single rows, m rows in bags, b bags.
 """
@@ -40,15 +39,13 @@ class Storage(nn.Module, ABC):
         rows: Tensor,
         bag_rows: Tensor | None = None,
         bag_offsets: Tensor | None = None,
-        padded: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Look up single rows, and sums over bags of rows, in one pass.
 
         Args:
-            rows: [n] int64 rows.
+            rows: [n] int64 rows, none of them padding.
             bag_rows: [m] int64 rows of all bags, end to end; no padding among them.
             bag_offsets: [b + 1] int64 starts of the bags.
-            padded: True when `rows` may hold the padding row 0.
 
         Returns:
             Vectors [n, W], and bag sums [b, W] (None without bags).
@@ -90,7 +87,6 @@ class DenseStorage(Storage):
         rows: Tensor,
         bag_rows: Tensor | None = None,
         bag_offsets: Tensor | None = None,
-        padded: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         vectors = F.embedding(rows, self.weight, padding_idx=0, sparse=self.sparse_gradient)
         if bag_rows is None or bag_offsets is None:
@@ -186,15 +182,9 @@ class FusedStorage(Storage):
         rows: Tensor,
         bag_rows: Tensor | None = None,
         bag_offsets: Tensor | None = None,
-        padded: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         num_singles = rows.shape[0]
-        if padded:  # padding becomes an empty bag: a zero vector that no update touches
-            kept = rows != 0
-            offsets = F.pad(kept.cumsum(0), (1, 0))
-            rows = rows[kept]
-        else:
-            offsets = torch.arange(num_singles + 1, device=rows.device)
+        offsets = torch.arange(num_singles + 1, device=rows.device)
         if bag_rows is not None and bag_offsets is not None:
             offsets = torch.cat([offsets, bag_offsets[1:] + rows.shape[0]])
             rows = torch.cat([rows, bag_rows])

@@ -6,19 +6,43 @@ Letters   B rows, F slots, D embedding width, N dense columns.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from recsys.embedding.embedded import Embedded
+from recsys.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """What the schema dictates: a model's constructor gets those of these it has a parameter for.
+
+    `num_fields`, `embed_dim` and `num_dense` are every model's first three parameters; a model that
+    reads histories also takes `histories`, one that tells its slots apart by name takes `slots`.
+    """
+
+    num_fields: int
+    """F, the slots of `Embedded.fields`."""
+    embed_dim: int
+    """D, the width of a slot."""
+    num_dense: int
+    """N, the columns of `Embedded.dense`."""
+    slots: tuple[str, ...] | None = None
+    """Name of each slot, `field` or `field.k` for the k-th lookup; None while data is unread."""
+    histories: Mapping[str, int] = field(default_factory=dict)
+    """Name of each history in schema order -> width of its vectors; empty while data is unread."""
 
 
 class CTRModel(nn.Module, ABC):
     """A click model: `forward(Embedded) -> logit [B]`, float32 and never squashed.
 
-    A subclass takes `num_fields`, `embed_dim` and `num_dense`, which the schema dictates, and its
-    own keyword-only hyperparameters, which its YAML file lists with the same names and defaults.
+    A subclass takes `num_fields`, `embed_dim` and `num_dense` (and what else of `ModelInputs` it
+    needs), which the schema dictates, and its own keyword-only hyperparameters, which its YAML file
+    lists with the same names and defaults.
     """
 
     needs_history: ClassVar[bool] = False
@@ -28,12 +52,25 @@ class CTRModel(nn.Module, ABC):
     needs_fields: ClassVar[bool] = True
     """False when `forward` reads only first-order weights (LR): the tables then have no vectors."""
 
+    min_fields: ClassVar[int] = 0
+    """Fewest slots that the model can work with."""
+
     needs_linear: bool = False
     """True when `forward` reads `Embedded.linear` (LR, FM, DeepFM and their kin). A model sets it
     in its constructor, since it may depend on a hyperparameter."""
 
+    needs_second: bool = False
+    """True when `forward` reads `Embedded.second`, a second table of the same size (FGCNN,
+    ARM-Net+). Set in the constructor as well."""
+
     def __init__(self, num_fields: int, embed_dim: int, num_dense: int) -> None:
         super().__init__()
+        if num_fields < self.min_fields:
+            raise ConfigError(
+                f"{type(self).__name__} needs at least {self.min_fields} field(s) with vectors, "
+                f"got {num_fields}. Use embedding.numeric=vector, keep more columns, or choose "
+                "another model."
+            )
         if num_fields < 1 and num_dense < 1:
             raise ValueError(
                 "the model has neither fields nor dense columns to read; the schema must keep at "
@@ -47,8 +84,13 @@ class CTRModel(nn.Module, ABC):
     def forward(self, embedded: Embedded) -> Tensor:
         """Logits [B] of a batch of vectors."""
 
+    def training_outputs(self, embedded: Embedded) -> tuple[Tensor, Tensor | None]:
+        """What a training step needs: logits [B], and a loss [B] of the model's own to be added to
+        each row's cross-entropy (DIEN's auxiliary loss, FinalNet's distillation), or None."""
+        return self(embedded), None
+
     def regularization(self) -> Tensor:
-        """Extra loss of the model itself, scalar; zero unless the paper has one."""
+        """Extra loss that does not depend on the rows, scalar; zero unless the paper has one."""
         return torch.zeros(())
 
     def explain(self, embedded: Embedded) -> dict[str, Tensor]:
@@ -77,4 +119,9 @@ class CTRModel(nn.Module, ABC):
             raise ValueError(
                 f"{type(self).__name__} needs first-order weights, but Embedded.linear is None; "
                 "build the embedding with linear=True."
+            )
+        if self.needs_second and embedded.second is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a second table, but Embedded.second is None; build "
+                "the embedding with second=True."
             )

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from recsys.data.batch import Batch
 from recsys.data.schema import Schema
-from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions, SlotPlan
+from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions, SlotPlan, table_of
 from recsys.embedding.storage import Storage
-from recsys.models.base import CTRModel
+from recsys.models.base import CTRModel, ModelInputs
 
 
 class Recommender(nn.Module):
@@ -35,7 +35,7 @@ class Recommender(nn.Module):
         cls,
         schema: Schema,
         embedding: EmbeddingOptions,
-        make_model: Callable[[int, int, int], CTRModel],
+        make_model: Callable[[ModelInputs], CTRModel],
         make_storage: Callable[[int, int], Storage],
         pool_histories: bool = True,
         vectors: bool = True,
@@ -45,19 +45,31 @@ class Recommender(nn.Module):
         Args:
             schema: Fitted schema.
             embedding: Layout and width.
-            make_model: `(num_fields, embed_dim, num_dense) -> CTRModel`.
+            make_model: From what the schema dictates to the model.
             make_storage: `(num_rows, width) -> Storage`.
             pool_histories: False when the model reads `Embedded.history`.
             vectors: False when it reads only `Embedded.linear`.
         """
         layout = embedding.build_layout(schema)
         plan = SlotPlan.of(schema, layout, embedding.numeric, pool_histories)
-        model = make_model(plan.num_fields, embedding.dim if vectors else 0, plan.num_dense)
+        model = make_model(
+            ModelInputs(
+                num_fields=plan.num_fields,
+                embed_dim=embedding.dim if vectors else 0,
+                num_dense=plan.num_dense,
+                slots=plan.names,
+                histories={
+                    field.name: embedding.dim * layout.table(table_of(field)).lookups
+                    for field in plan.sequences
+                },
+            )
+        )
         lookup = EmbeddingLookup(
             schema,
             embedding,
             make_storage,
             linear=model.needs_linear,
+            second=model.needs_second,
             pool_histories=pool_histories,
             vectors=vectors,
         )

@@ -13,6 +13,7 @@ Letters   B rows, K labels.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,9 +30,12 @@ from recsys.data.encode import EncodedTable, FeaturePipeline, Raw, arrow_table
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.storage import DenseStorage
 from recsys.errors import CheckpointError
+from recsys.models.base import ModelInputs
 from recsys.models.recommender import Recommender
 from recsys.models.registry import call, import_target
 
+PLAUSIBLE_FIELDS = 64
+"""Fields to build a model for while the data is unread."""
 FORMAT = {"format": "recsys-model", "version": 1}
 
 
@@ -64,10 +68,22 @@ class ModelSpec:
         """False when the model reads only first-order weights."""
         return bool(getattr(import_target(self.target), "needs_fields", True))
 
-    def make(self, num_fields: int, embed_dim: int, num_dense: int) -> Any:
-        """Build the model for these sizes."""
-        sizes = {"num_fields": num_fields, "embed_dim": embed_dim, "num_dense": num_dense}
-        return call(import_target(self.target), dict(self.arguments), sizes, self.family)
+    def make(self, inputs: ModelInputs) -> Any:
+        """Build the model for what the schema dictates.
+
+        Raises:
+            ConfigError: a hyperparameter is unknown or impossible.
+        """
+        cls = import_target(self.target)
+        wanted = inspect.signature(cls).parameters
+        given = {k: v for k, v in vars(inputs).items() if k in wanted}
+        return call(cls, dict(self.arguments), given, self.family)
+
+    def check(self, embed_dim: int) -> None:
+        """Raise ConfigError for hyperparameters that no data could make possible, before any data
+        is read; costs no memory."""
+        with torch.device("meta"):
+            self.make(ModelInputs(num_fields=PLAUSIBLE_FIELDS, embed_dim=embed_dim, num_dense=0))
 
 
 class SavedModel:

@@ -73,7 +73,9 @@ class Trainer:
         self._ema_weight = 0.0
         self._stop_signal: int | None = None
         self._saved_step = -1
-        self._interaction: Any = torch.compile(self.model) if options.compile else self.model
+        self._interaction: Any = self.model.training_outputs
+        if options.compile:
+            self._interaction = torch.compile(self._interaction)
         if options.block_rows and not self.model.rows_are_independent():
             raise ConfigError(
                 f"trainer.block_rows={options.block_rows}, but {type(self.model).__name__} "
@@ -131,9 +133,11 @@ class Trainer:
 
     def _loss(self, embedded: Embedded, batch: Batch, rows: slice, mass: Tensor) -> Tensor:
         with self._autocast():
-            logits = self._interaction(embedded)
+            logits, own = self._interaction(embedded)
         weights = None if batch.weight is None else batch.weight[rows]
         loss = binary_cross_entropy_sum(logits, batch.label[rows], weights) / mass
+        if own is not None:
+            loss = loss + (own if weights is None else own * weights).sum() / mass
         share = len(embedded) / max(len(batch), 1) / self.ranks.world_size
         return loss + self.model.regularization() * share
 
@@ -383,8 +387,7 @@ class Trainer:
 def _tensors_with_grad(embedded: Embedded) -> list[Tensor]:
     """The tensors of a batch that gradients flow into, in a fixed order."""
     found = [embedded.fields]
-    if embedded.linear is not None:
-        found.append(embedded.linear)
+    found += [one for one in (embedded.linear, embedded.second) if one is not None]
     found += [embedded.history[name].values for name in sorted(embedded.history)]
     found += [embedded.target[name] for name in sorted(embedded.target)]
     return [tensor for tensor in found if tensor.requires_grad]
@@ -400,6 +403,9 @@ def _detached(embedded: Embedded) -> Embedded:
         fields=leaf(embedded.fields),
         dense=embedded.dense,
         linear=None if embedded.linear is None else leaf(embedded.linear),
-        history={k: History(leaf(h.values), h.mask) for k, h in embedded.history.items()},
+        second=None if embedded.second is None else leaf(embedded.second),
+        history={
+            k: History(leaf(h.values), h.offsets, h.longest) for k, h in embedded.history.items()
+        },
         target={k: leaf(v) for k, v in embedded.target.items()},
     )

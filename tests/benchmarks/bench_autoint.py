@@ -27,6 +27,7 @@ from recsys.data.batch import Batch
 from recsys.data.schema import NUM_RESERVED, Encoding, Field, Kind, Schema
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.layers.attention import AttentionStack, FieldAttention
+from recsys.models.base import ModelInputs
 from recsys.models.ctr.autoint import AutoInt
 from recsys.models.recommender import Recommender
 from recsys.training.loop import Trainer
@@ -154,11 +155,11 @@ def make_trainer(
     ]
     options = OptimizerOptions(name=optimizer)
 
-    def make_model(num_fields: int, embed_dim: int, num_dense: int) -> AutoInt:
+    def make_model(inputs: ModelInputs) -> AutoInt:
         return AutoInt(
-            num_fields,
-            embed_dim,
-            num_dense,
+            inputs.num_fields,
+            inputs.embed_dim,
+            inputs.num_dense,
             attention_dim=args.dim,
             num_heads=args.heads,
             num_layers=args.layers,

@@ -9,7 +9,7 @@ from torch import Tensor
 from recsys.data.batch import Batch, Ragged
 from recsys.data.schema import Field, Schema
 from recsys.embedding.layout import LAYOUTS
-from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions, check_memory, pad
+from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions, check_memory
 from recsys.embedding.storage import DenseStorage, FusedStorage, SparseStorage, Storage
 from recsys.errors import ConfigError, SchemaError
 
@@ -58,7 +58,7 @@ def make_batch(rows: int = 5, seed: int = 0) -> Batch:
 
 def build(layout: str = "full", storage: str = "dense", **options: object) -> EmbeddingLookup:
     torch.manual_seed(0)
-    keys = {k: options.pop(k) for k in ("linear", "pool_histories") if k in options}
+    keys = {k: options.pop(k) for k in ("linear", "second", "pool_histories") if k in options}
     lookups = 3 if layout == "unified" else 1
     chosen = EmbeddingOptions(
         layout=layout,
@@ -120,19 +120,37 @@ def test_histories_keep_their_order_and_share_the_target_table(storage: str, lay
     embedded = lookup(batch)
     past, lists = embedded.history["past"], batch.ragged["past"]
     lookups = lookup.layout.table("item").lookups
-    assert past.values.shape[2] == 4 * lookups
+    assert past.values.shape[1] == 4 * lookups
+    assert torch.equal(past.lengths, lists.lengths)
+    assert past.longest == max(1, int(lists.lengths.max()))
+    padded, mask = past.padded()
     for b in range(5):
         codes = lists.values[lists.offsets[b] : lists.offsets[b + 1]].tolist()
-        assert past.mask[b].sum() == len(codes)
+        assert mask[b].sum() == len(codes)
         for t, code in enumerate(codes):
             expected = torch.cat([vector(lookup, "item", code, k) for k in range(lookups)])
-            torch.testing.assert_close(past.values[b, t], expected)
-        assert torch.equal(
-            past.values[b][~past.mask[b]], torch.zeros_like(past.values[b][~past.mask[b]])
-        )
+            torch.testing.assert_close(padded[b, t], expected)
         target = [vector(lookup, "item", int(batch.ids[b, 1]), k) for k in range(lookups)]
         torch.testing.assert_close(embedded.target["past"][b], torch.cat(target))
     assert "past" not in "".join(lookup.plan.names)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_second_table_stands_beside_the_first(layout: str, linear: bool) -> None:
+    batch = make_batch()
+    lookup = build(layout, second=True, linear=linear)
+    assert lookup.storage.table().shape[1] == 8 + linear
+    embedded = lookup(batch)
+    assert embedded.second is not None
+    assert embedded.second.shape == embedded.fields.shape
+    slot = next(i for i, name in enumerate(lookup.plan.names) if name in ("user", "user.0"))
+    for b in range(5):
+        both = vector(lookup, "user", int(batch.ids[b, 0]))
+        assert torch.equal(embedded.fields[b, slot], both[:4])
+        assert torch.equal(embedded.second[b, slot], both[4:8])
+        if embedded.linear is not None:
+            assert torch.equal(embedded.linear[b, slot], both[8])
 
 
 def test_storages_give_equal_gradients() -> None:
@@ -231,12 +249,6 @@ def test_memory_counts_weights_state_and_serving_copy() -> None:
     assert lookup.memory() == {"weights": rows * 16, "optimizer": rows * 4, "serving": rows * 16}
     lookup = build("full", "dense")
     assert lookup.memory(optimizer_floats=2)["optimizer"] == rows * 32
-
-
-def test_pad_handles_empty_lists() -> None:
-    codes, mask = pad(Ragged(torch.zeros(0, dtype=torch.int32), torch.zeros(3, dtype=torch.int64)))
-    assert codes.tolist() == [[0], [0]]
-    assert not mask.any()
 
 
 def test_options_are_checked() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from recsys.embedding.embedded import Embedded
-from recsys.models.base import CTRModel
+from recsys.errors import ConfigError
+from recsys.models.base import CTRModel, ModelInputs
 from tests import contract
 
 STEMS = contract.ctr_stems()
@@ -77,8 +78,12 @@ def test_one_row_and_no_rows(stem: str, num_dense: int) -> None:
 
 @every_model
 def test_dense_columns_alone_are_enough(stem: str) -> None:
-    options = {k: v for k, v in contract.options(stem).items() if k != "_target_"}
-    model = contract.model_class(stem)(num_fields=0, embed_dim=4, num_dense=3, **options)
+    inputs = ModelInputs(num_fields=0, embed_dim=4, num_dense=3, slots=())
+    if contract.model_class(stem).min_fields or contract.model_class(stem).needs_history:
+        with pytest.raises(ConfigError):
+            contract.make(stem, inputs)
+        return
+    model = contract.make(stem, inputs)
     contract.assert_output(model, Embedded.random(batch=4, fields=0, dim=4, dense=3))
 
 
@@ -190,8 +195,8 @@ def test_missing_first_order_weights_are_named(stem: str) -> None:
 
 @every_model
 def test_no_inputs_at_all_is_an_error(stem: str) -> None:
-    with pytest.raises(ValueError, match="at least one input column"):
-        contract.model_class(stem)(num_fields=0, embed_dim=4, num_dense=0)
+    with pytest.raises((ValueError, ConfigError), match="at least"):
+        contract.make(stem, ModelInputs(num_fields=0, embed_dim=4, num_dense=0, slots=()))
 
 
 @every_model
@@ -204,14 +209,16 @@ def test_autocast_still_gives_float32(stem: str) -> None:
 @every_model
 def test_runs_on_a_gpu_unchanged(stem: str) -> None:
     """The meta device stands for a device that is not the CPU: no tensor may be made elsewhere."""
+    real = contract.inputs(4, 2)
     with torch.device("meta"):
         model = contract.build(stem, 2)
         embedded = Embedded(
-            fields=torch.empty(4, 5, 8), dense=torch.empty(4, 2), linear=torch.empty(4, 5)
-        )
-        for name, history in contract.inputs(4, 2).history.items():
+            fields=torch.empty(4, 5, 8), dense=torch.empty(4, 2),
+            linear=torch.empty(4, 5), second=torch.empty(4, 5, 8),
+        )  # fmt: skip
+        for name, history in real.history.items():
             embedded.history[name] = type(history)(
-                history.values.to("meta"), history.mask.to("meta")
+                history.values.to("meta"), history.offsets.to("meta"), history.longest
             )
             embedded.target[name] = torch.empty(4, 8)
     assert model(embedded).device.type == "meta"
