@@ -23,6 +23,7 @@ MAX_POINTS = 400
 _DPI = 110
 COUNT = FuncFormatter(lambda value, _: f"{value:,.0f}")
 PROBABILITY = FuncFormatter(lambda value, _: f"{value:.3g}")
+SHORT = FuncFormatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def new_figure(
     size: tuple[float, float] = (7.2, 4.6),
     heights: Sequence[float] | None = None,
     frame: bool = False,
+    share_y: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure in the style of the house.
 
@@ -72,13 +74,18 @@ def new_figure(
         size: Inches.
         heights: Relative heights of the rows.
         frame: Draw all four sides.
+        share_y: Axes of a row have one vertical scale, labelled on the left.
 
     Returns:
         The figure and its axes, row by row.
     """
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     grid = figure.subplots(
-        rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights or [1.0] * rows}
+        rows,
+        columns,
+        squeeze=False,
+        sharey="row" if share_y else False,
+        gridspec_kw={"height_ratios": heights or [1.0] * rows},
     )
     axes = list(grid.flat)
     figure.suptitle(title, fontsize=11)

@@ -9,12 +9,13 @@ Letters   n rows, F slots, H heads, L layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from recsys.metrics.calibration import (
     CalibrationCurve,
@@ -35,6 +36,7 @@ from recsys.tracking.figures import (
     GREY,
     ORANGE,
     PROBABILITY,
+    SHORT,
     SKY,
     Columns,
     Subject,
@@ -45,16 +47,20 @@ from recsys.tracking.figures import (
 )
 
 __all__ = [
+    "Panel",
     "Subject",
     "attention_heatmap",
+    "bar_panels",
+    "bars",
     "calibration_plot",
-    "field_importance",
     "lift_by_decile",
     "roc_pr_plot",
     "save_figure",
     "training_curve",
 ]
 
+Values: TypeAlias = Sequence[float] | np.ndarray
+"""One number per name."""
 MAX_BARS = 40
 _RARE = 0.1
 _STEADY_POSITIVES = 20  # precision from fewer positives is noise
@@ -348,53 +354,139 @@ def attention_heatmap(
     return figure, table
 
 
-def field_importance(
+@dataclass(frozen=True)
+class Panel:
+    """One set of bars of `bar_panels`."""
+
+    label: str
+    """What a bar's length means, with its unit."""
+    values: Values
+    spread: Values | None = None
+    """Standard deviation (over seeds, rows, repeats), drawn as an interval."""
+    columns: tuple[str, str] = ("importance", "deviation")
+    """Names of the values and of their spread in the table."""
+
+
+def bars(
     subject: Subject,
-    fields: Sequence[str],
-    importance: np.ndarray,
-    deviation: np.ndarray | None = None,
+    names: Sequence[str],
+    values: Values,
+    spread: Values | None = None,
+    *,
+    title: str = "Field importance",
     label: str = "importance",
+    columns: tuple[str, str, str] = ("field", "importance", "deviation"),
 ) -> tuple[Figure, Columns]:
-    """Fields by importance, the highest on top; at most 40 are drawn, the table has all.
+    """Numbers with names as horizontal bars, the highest on top.
+
+    Up to 40 bars are drawn, of more names the highest 40; the table has all of them.
 
     Args:
         subject: Model, data set and number of rows.
-        fields: F names.
-        importance: [F].
-        deviation: [F] standard deviation over seeds or bootstraps.
-        label: What importance means, with its unit.
+        names: F names, of fields or anything else.
+        values: [F], of either sign.
+        spread: [F] standard deviation (over seeds, rows, repeats), drawn as an interval.
+        title: What is shown; the subject is added.
+        label: What a bar's length means, with its unit.
+        columns: Columns of the table: names, values, spread.
     """
-    order = np.argsort(-np.asarray(importance), kind="stable")
+    panel = Panel(label, values, spread, columns[1:])
+    return bar_panels(subject, names, [panel], title=title, column=columns[0])
+
+
+def bar_panels(
+    subject: Subject,
+    names: Sequence[str],
+    panels: Sequence[Panel],
+    *,
+    title: str,
+    column: str = "field",
+) -> tuple[Figure, Columns]:
+    """Several numbers per name side by side, as `bars` draws them, in the order of the first.
+
+    Args:
+        subject: Model, data set and number of rows.
+        names: F names.
+        panels: What stands side by side.
+        title: What is shown; the subject is added.
+        column: Name of the table's column of names.
+    """
+    arrays = [(_per_name(names, p.values), _per_name(names, p.spread)) for p in panels]
+    first = arrays[0][0]
+    assert first is not None
+    order = np.argsort(-np.nan_to_num(first, nan=-np.inf), kind="stable")
     shown = order[:MAX_BARS][::-1]
-    hidden = len(order) - len(shown)
-    more = f" (first {len(shown)} of {len(order)} fields)" if hidden else ""
-    title = f"Field importance: {subject}{more}"
-    figure, (axis,) = new_figure(title, size=(7.2, 1.6 + 0.22 * max(len(shown), 3)))
-    errors = None if deviation is None else np.asarray(deviation)[shown]
-    names = [_short(fields[i]) for i in shown]
-    axis.barh(
-        range(len(shown)),
-        np.asarray(importance)[shown],
-        xerr=errors,
-        color=BLUE,
-        ecolor=GREY,
-        capsize=2,
-        height=0.72,
+    more = f" (first {len(shown)} of {len(order)})" if len(order) > len(shown) else ""
+    size = (7.2 if len(panels) == 1 else 9.4, 1.4 + 0.22 * max(len(shown), 3))
+    figure, axes = new_figure(
+        f"{title}{more}\n{subject}", columns=len(panels), size=size, share_y=True
     )
-    axis.set_yticks(range(len(shown)), names, fontsize=8)
+    table: dict[str, Any] = {column: [names[i] for i in order]}
+    for axis, panel, (values, spread) in zip(axes, panels, arrays, strict=True):
+        assert values is not None
+        _draw_bars(axis, values[shown], None if spread is None else spread[shown], panel.label)
+        table[panel.columns[0]] = values[order]
+        if spread is not None:
+            table[panel.columns[1]] = spread[order]
+    axes[0].set_yticks(range(len(shown)), [_short(names[i]) for i in shown], fontsize=8)
+    axes[0].set_ylim(-0.6, max(len(shown), 1) - 0.4)
+    return figure, table
+
+
+def _per_name(names: Sequence[str], values: Values | None) -> np.ndarray | None:
+    if values is None:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (len(names),):
+        raise ValueError(
+            f"{list(array.shape)} numbers for {len(names)} names; bars need one number per name."
+        )
+    return array
+
+
+def _draw_bars(axis: Axes, values: np.ndarray, spread: np.ndarray | None, label: str) -> None:
+    """Bars with the number written beyond the end of each one, on the side it grows to."""
+    lengths = np.nan_to_num(values)
+    reach = np.zeros_like(lengths) if spread is None else np.nan_to_num(spread)
+    places = np.arange(len(lengths))
+    axis.barh(places, lengths, color=BLUE, height=0.72)
+    if spread is not None:
+        axis.errorbar(
+            lengths, places, xerr=reach, fmt="none", ecolor="#303030", elinewidth=1.0, capsize=2.0
+        )
+    low = min(float((lengths - reach).min(initial=0.0)), 0.0)
+    high = max(float((lengths + reach).max(initial=0.0)), 0.0)
+    span = (high - low) or 1.0
+    largest = float(np.abs(lengths).max(initial=0.0)) or 1.0
+    for place, value, length, far in zip(places, values, lengths, reach, strict=True):
+        forward = length >= 0
+        axis.annotate(
+            _number(value, largest),
+            (length + far if forward else length - far, place),
+            xytext=(4 if forward else -4, 0),
+            textcoords="offset points",
+            va="center_baseline",
+            ha="left" if forward else "right",
+            fontsize=7,
+            color="#303030",
+        )
+    # Room for the numbers: they are about as wide as a seventh of the axis.
+    axis.set_xlim(low - (0.16 * span if low < 0 else 0.0), high + 0.16 * span)
     axis.tick_params(axis="y", length=0)
-    axis.set_ylim(-0.6, len(shown) - 0.4)
     axis.axvline(0.0, color="black", linewidth=0.8)
     axis.spines["left"].set_visible(False)
     axis.grid(visible=False, axis="y")
-    axis.set(xlabel=label)
-    table: dict[str, Any] = {
-        "field": [fields[i] for i in order],
-        "importance": np.asarray(importance)[order],
-    }
-    if deviation is not None:
-        table["deviation"] = np.asarray(deviation)[order]
-    return figure, table
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axis.xaxis.set_major_formatter(SHORT)
+    axis.set_xlabel(label)
+
+
+def _number(value: float, largest: float) -> str:
+    """Three digits of the longest bar, and as many decimals for the others."""
+    if not np.isfinite(value):
+        return "none"
+    digits = int(np.clip(2 - np.floor(np.log10(largest)), 0, 6))
+    return f"{value:,.{digits}f}"
 
 
 def _legend_above(axis: Axes, handles: Sequence[Any]) -> None:

@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from recsys.metrics.calibration import calibration_curve, calibration_ratio
 from recsys.metrics.classification import Ranked, auc, rank
 from recsys.tracking.plots import (
+    Panel,
     Subject,
     attention_heatmap,
+    bar_panels,
+    bars,
     calibration_plot,
-    field_importance,
     lift_by_decile,
     roc_pr_plot,
     save_figure,
@@ -55,7 +57,10 @@ def every_figure():
         "roc": roc_pr_plot(SUBJECT, ranked(100_000)),
         "lift": lift_by_decile(SUBJECT, ranked(100_000)),
         "attention": attention_heatmap(SUBJECT, FIELDS, attention),
-        "importance": field_importance(SUBJECT, FIELDS, rng.random(39), rng.random(39) / 9),
+        "importance": bars(SUBJECT, FIELDS, rng.random(39), rng.random(39) / 9),
+        "panels": bar_panels(
+            SUBJECT, FIELDS, [Panel("a", rng.random(39)), Panel("b", rng.random(39))], title="Both"
+        ),
     }
 
 
@@ -189,20 +194,67 @@ class TestFields:
         with pytest.raises(ValueError, match=r"attention is \[1, 1, 3, 3\] but there are 2"):
             attention_heatmap(SUBJECT, ["a", "b"], np.zeros((1, 1, 3, 3)))
 
-    def test_importance_is_sorted_and_cut_only_in_the_figure(self):
+
+class TestBars:
+    def test_sorted_and_cut_only_in_the_figure(self):
         values = np.arange(60.0)
-        figure, table = field_importance(SUBJECT, [f"f{i}" for i in range(60)], values)
+        figure, table = bars(SUBJECT, [f"f{i}" for i in range(60)], values)
         assert table["field"][:2] == ["f59", "f58"]
+        assert table["importance"][0] == 59
         assert len(table["field"]) == 60
-        assert "first 40 of 60 fields" in title(figure)
+        assert "first 40 of 60" in title(figure)
         assert "f20" in labels(figure).split()
         assert "f19" not in labels(figure).split()
+        assert len(figure.axes[0].patches) == 40
 
     def test_long_names_are_cut_in_the_figure(self):
-        figure, table = field_importance(SUBJECT, ["x" * 60], np.ones(1), np.zeros(1))
+        figure, table = bars(SUBJECT, ["x" * 60], np.ones(1), np.zeros(1))
         assert "x" * 27 + "…" in labels(figure)
         assert table["field"] == ["x" * 60]
         assert list(table) == ["field", "importance", "deviation"]
+
+    def test_names_of_title_axis_and_columns(self):
+        figure, table = bars(
+            SUBJECT, ["a"], [1.0], title="Gain", label="bits", columns=("slot", "gain", "sd")
+        )
+        assert title(figure).startswith("Gain\nautoint on frappe")
+        assert figure.axes[0].get_xlabel() == "bits"
+        assert list(table) == ["slot", "gain"]
+
+    def test_every_bar_interval_and_number_is_inside(self, tmp_path):
+        values, spread = [0.5, -0.3, 0.0], [0.1, 0.2, 0.05]
+        figure, table = bars(SUBJECT, ["a", "b", "c"], values, spread)
+        save_figure(figure, table, tmp_path / "plot")  # the layout is made when it is drawn
+        (axis,) = figure.axes
+        low, high = axis.get_xlim()
+        assert low < -0.5
+        assert high > 0.6
+        frame = axis.get_window_extent()
+        for text in axis.texts:
+            box = text.get_window_extent()
+            assert frame.x0 <= box.x0 < box.x1 <= frame.x1, text.get_text()
+        assert {text.get_text() for text in axis.texts} == {"0.500", "-0.300", "0.000"}
+
+    def test_panels_share_the_order_of_the_first(self):
+        panels = [
+            Panel("drop", [0.1, 0.3, 0.2], columns=("drop", "drop_sd")),
+            Panel("rise", [3, 1, 2], [0, 1, 0], columns=("rise", "rise_sd")),
+        ]
+        figure, table = bar_panels(SUBJECT, ["a", "b", "c"], panels, title="Both")
+        assert table["field"] == ["b", "c", "a"]
+        assert table["rise"].tolist() == [1, 2, 3]
+        assert list(table) == ["field", "drop", "rise", "rise_sd"]
+        assert [axis.get_xlabel() for axis in figure.axes] == ["drop", "rise"]
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("values", [[], [0.0, 0.0], [float("nan"), 1.0], [1e6, 2e-7]])
+    def test_little_or_odd_numbers_are_drawn(self, tmp_path, values):
+        names = [f"f{i}" for i in range(len(values))]
+        save_figure(*bars(SUBJECT, names, values), tmp_path / "plot")
+
+    def test_one_number_per_name(self):
+        with pytest.raises(ValueError, match=r"\[3\] numbers for 2 names"):
+            bars(SUBJECT, ["a", "b"], [1.0, 2.0, 3.0])
 
 
 @pytest.mark.filterwarnings("error")
