@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.data.schema import PADDING, Schema
-from recsys.errors import ConfigError, did_you_mean
+from recsys.errors import CheckpointError, ConfigError, did_you_mean
 
 LAYOUTS = ("full", "hashed", "multiplexed", "unified")
 
@@ -232,3 +232,51 @@ class Layout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.name}, tables={len(self.tables)}, rows={self.num_rows:,}"
+
+
+class PrunedLayout(Layout):
+    """A full layout without the rows that a gate dropped: their codes read the zero row.
+
+    Args:
+        full: The layout that was trained.
+        kept: Table name -> [size - 1] bool, True where the row of code 1, 2, ... is still there.
+
+    Raises:
+        CheckpointError: the masks do not belong to these tables.
+    """
+
+    def __init__(self, full: Layout, kept: Mapping[str, Tensor]) -> None:
+        wanted = {table.name: span for table, span in zip(full.tables, full.spans, strict=True)}
+        found = {name: mask.shape[0] for name, mask in kept.items()}
+        if full.name != "full" or found != wanted:
+            raise CheckpointError(
+                f"the rows kept are of the tables {found} (name: rows), but a layout "
+                f'"{full.name}" has {wanted}. Export the model again.'
+            )
+        masks = [kept[table.name].bool().cpu() for table in full.tables]
+        spans = [int(mask.sum()) for mask in masks]
+        starts = [1]
+        for span in spans:
+            starts.append(starts[-1] + span)
+        super().__init__("pruned", full.tables, starts[-1], starts[:-1], spans)
+        self.full = full
+        mask = torch.cat([torch.zeros(1, dtype=torch.bool), *masks])
+        # Half the bytes of int64; no table on one machine has 2^31 rows.
+        numbers = (mask.cumsum(0) * mask).to(torch.int32)
+        self.row_of: Tensor
+        self.register_buffer("row_of", numbers, persistent=False)
+
+    def rows(self, codes: Tensor, names: Sequence[str]) -> Tensor:
+        return self.row_of[self.full.rows(codes, names)].long()
+
+    def rows_of(self, codes: Tensor, name: str, lookup: int = 0) -> Tensor:
+        return self.row_of[self.full.rows_of(codes, name, lookup)].long()
+
+    def kept(self) -> dict[str, Tensor]:
+        """The masks this layout was made of, by table name."""
+        return {
+            table.name: self.row_of[start : start + span] != 0
+            for table, start, span in zip(
+                self.tables, self.full.starts, self.full.spans, strict=True
+            )
+        }

@@ -7,7 +7,7 @@ Letters   B rows, F slots, D embedding width, N dense columns, P events of a bat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from recsys.data.batch import Batch
 from recsys.data.schema import NUM_RESERVED, Field, Kind, Schema
 from recsys.embedding.embedded import Embedded, History
-from recsys.embedding.layout import Layout, lookups_by_size, table_specs
-from recsys.embedding.storage import Storage
+from recsys.embedding.layout import Layout, PrunedLayout, lookups_by_size, table_specs
+from recsys.embedding.row_gates import RowGates
+from recsys.embedding.storage import DenseStorage, Storage
 from recsys.errors import ConfigError, SchemaError, did_you_mean
 
 NUMERICS = ("vector", "dense")
@@ -121,6 +122,7 @@ class EmbeddingLookup(nn.Module):
         pool_histories: True gives each history one mean-pooled slot in `fields`; False leaves the
             sequence in `Embedded.history` beside its `target`.
         vectors: False leaves only the first-order weights: `fields` is [B, F, 0].
+        kept: Table name -> the rows that a gate left in it (see `PrunedLayout`); None for all.
 
     Raises:
         ConfigError: the options do not fit the schema.
@@ -137,6 +139,7 @@ class EmbeddingLookup(nn.Module):
         second: bool = False,
         pool_histories: bool = True,
         vectors: bool = True,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.schema = schema
@@ -145,10 +148,13 @@ class EmbeddingLookup(nn.Module):
         self.linear = linear
         self.second = second
         self.layout = options.build_layout(schema)
+        if kept:
+            self.layout = PrunedLayout(self.layout, kept)
         width = self.embed_dim * (1 + int(second)) + int(linear)
         check_memory(self.layout.num_rows * width * 4, options.layout)
         self.storage = make_storage(self.layout.num_rows, width)
         self.storage.initialize(options.init_std)
+        self.gates: RowGates | None = None
 
         self.plan = SlotPlan.of(schema, self.layout, options.numeric, pool_histories)
         self.numeric = nn.Parameter(torch.randn(self.plan.num_vectors, width) * options.init_std)
@@ -178,10 +184,11 @@ class EmbeddingLookup(nn.Module):
             lookups = range(self.layout.table(table).lookups)
             parts += [self.layout.rows_of(codes, table, k) for k in lookups]
         bags = self._bags(batch)
-        flat, sums = self.storage(
-            torch.cat(parts) if len(parts) > 1 else parts[0],
-            *(bags or (None, None)),
-        )
+        singles = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if self.gates is None:
+            flat, sums = self.storage(singles, *(bags or (None, None)))
+        else:
+            flat, sums = self.gates.read(self.storage, singles, *(bags or (None, None)))
         width = flat.shape[1]
         pieces = flat.split([part.numel() for part in parts])
         slots = [pieces[0].view(num_rows, num_singles, width)]
@@ -291,6 +298,8 @@ class EmbeddingLookup(nn.Module):
         Layouts that share rows between fields have one table named after the layout.
         """
         tensors = {"weight": self.storage.table(), **self.storage.optimizer_state()}
+        if self.gates is not None:
+            tensors["gate"] = self.gates.logits.detach()
         if self.layout.name in ("multiplexed", "unified"):
             return {f"{self.layout.name}.{key}": value for key, value in tensors.items()}
         state = {}
@@ -299,6 +308,8 @@ class EmbeddingLookup(nn.Module):
         ):
             for key, value in tensors.items():
                 state[f"{table.name}.{key}"] = value[start : start + span]
+        if isinstance(self.layout, PrunedLayout):
+            state |= {f"{name}.kept": mask for name, mask in self.layout.kept().items()}
         return state
 
     @torch.no_grad()
@@ -322,6 +333,23 @@ class EmbeddingLookup(nn.Module):
                 )
             tensor.copy_(state[name])
 
+    @torch.no_grad()
+    def prune(self) -> None:
+        """Leave only the rows whose hard gate is open, multiplied by it, and forget the gates: the
+        lookup then gives what it gave, out of a smaller table that no optimiser knows."""
+        assert self.gates is not None, "there are no gates to prune by"
+        kept = self.gates.kept
+        assert kept is not None, "only hard gates can prune"
+        rows = kept.nonzero().squeeze(1)
+        gated = self.storage.table()[rows] * self.gates(rows).unsqueeze(1)
+        layout = self.layout
+        ranges = zip(layout.tables, layout.starts, layout.spans, strict=True)
+        masks = {table.name: kept[at : at + span] for table, at, span in ranges}
+        self.layout = PrunedLayout(layout, masks).to(gated.device)
+        self.storage = DenseStorage(self.layout.num_rows, gated.shape[1], gated.device)
+        self.storage.table()[1:] = gated
+        self.gates = None
+
     def memory(self, optimizer_floats: float = 0.0) -> dict[str, int]:
         """Bytes of weights, optimiser state, and the copy that serves.
 
@@ -331,10 +359,13 @@ class EmbeddingLookup(nn.Module):
         table = self.storage.table()
         fused = sum(t.numel() * t.element_size() for t in self.storage.optimizer_state().values())
         weights = table.numel() * table.element_size()
+        serving = weights
+        if isinstance(self.layout, PrunedLayout):
+            serving += self.layout.row_of.numel() * self.layout.row_of.element_size()
         return {
             "weights": weights,
             "optimizer": fused + int(weights * optimizer_floats),
-            "serving": weights,
+            "serving": serving,
         }
 
     def dense_parameters(self) -> list[nn.Parameter]:

@@ -5,7 +5,7 @@ Letters   B rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class Recommender(nn.Module):
         make_storage: Callable[[int, int], Storage],
         pool_histories: bool = True,
         vectors: bool = True,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> Recommender:
         """Size the model by the schema, then the lookup by what the model wants.
 
@@ -49,6 +50,7 @@ class Recommender(nn.Module):
             make_storage: `(num_rows, width) -> Storage`.
             pool_histories: False when the model reads `Embedded.history`.
             vectors: False when it reads only `Embedded.linear`.
+            kept: Table name -> mask of its rows that a gate left; None for all.
         """
         layout = embedding.build_layout(schema)
         plan = SlotPlan.of(schema, layout, embedding.numeric, pool_histories)
@@ -72,6 +74,7 @@ class Recommender(nn.Module):
             second=model.needs_second,
             pool_histories=pool_histories,
             vectors=vectors,
+            kept=kept,
         )
         return cls(lookup, model)
 

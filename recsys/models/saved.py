@@ -138,7 +138,7 @@ class SavedModel:
         weights = {
             name: tensor.detach().cpu().clone()
             for name, tensor in self.recommender.tensors().items()
-            if not name.startswith("tables.") or name.endswith(".weight")
+            if not name.startswith("tables.") or name.endswith((".weight", ".kept"))
         }
         card = {
             **FORMAT,
@@ -182,6 +182,11 @@ class SavedModel:
             DenseStorage,
             spec.pools_histories,
             spec.needs_fields,
+            {
+                name.removeprefix("tables.").removesuffix(".kept"): mask
+                for name, mask in weights.items()
+                if name.startswith("tables.") and name.endswith(".kept")
+            },
         )
         try:
             recommender.load_tensors(weights)
