@@ -74,6 +74,20 @@ def open_folder(dataset: str, source: str | Path | None, downloads: Sequence[Dow
     return folder
 
 
+def open_given_folder(dataset: str, source: str | Path | None, files: Sequence[str]) -> Path:
+    """The folder that the user gave, of a data set without an official address of its files.
+
+    Raises:
+        ConfigError: None was given, or it does not exist; the message names the files.
+    """
+    if source is None:
+        raise ConfigError(
+            f"data={dataset} is not downloaded. Put {' and '.join(files)} (or .gz) into a folder "
+            "and give it: data.source=<folder>."
+        )
+    return open_folder(dataset, source, ())
+
+
 def _fetch(dataset: str, download: Download, folder: Path) -> None:
     target = folder / download.name
     digest = hashlib.md5(usedforsecurity=False)
