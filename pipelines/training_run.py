@@ -24,16 +24,19 @@ from recsys.data.loader import Loader
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.store import Store
 from recsys.embedding.lookup import EmbeddingOptions
+from recsys.embedding.row_counts import count_rows
 from recsys.errors import CheckpointError, ConfigError
 from recsys.metrics.report import ClassificationReport
 from recsys.models.recommender import Recommender
 from recsys.models.saved import ModelSpec, SavedModel
 from recsys.tracking.console import Console
+from recsys.tracking.format import size
 from recsys.tracking.names import experiment_name, run_name
 from recsys.tracking.run import infer_signature, open_tracker
 from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.loop import Interrupted, Trainer
+from recsys.training.optfs import GateOptions, OptFSTrainer
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.progress import EvaluationRecord, StepRecord
@@ -41,6 +44,7 @@ from recsys.training.ranks import Ranks
 
 OUTPUTS = Path("outputs")
 EXAMPLE_ROWS = 5
+GATE_METRICS = ("kept_share", "kept_rows", "seen_rows", "table_bytes", "full_table_bytes")
 
 
 class TrainingRun:
@@ -60,11 +64,17 @@ class TrainingRun:
         self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
         self.embedding = config.build_options(EmbeddingOptions, cfg.embedding, "embedding")
         self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
+        self.gate = None
+        if cfg.get("gate") is not None:
+            self.gate = config.build_options(GateOptions, cfg.gate, "gate")
+            world_size = int(os.environ.get("WORLD_SIZE", "1"))
+            self.gate.check(self.embedding.layout, self.optimizer_options.name, world_size)
         arguments = {k: v for k, v in config.plain(cfg[family]).items() if k != "_target_"}
         self.spec = ModelSpec(family, cfg[family]["_target_"], arguments)
         self.spec.check(self.embedding.dim)
         self.stem = stem
         self.seed = int(cfg.seed)
+        self.importance_rows = config.at_least("importance_rows", cfg.importance_rows, 0)
         self.started = datetime.now()
         self.device = choose_device(self.trainer_options.device)
         if self.trainer_options.threads:
@@ -205,15 +215,7 @@ class TrainingRun:
         self.console.note(f"output {self.folder}   {tracker.url}")
         self.log_data(data, tracker)
 
-        trainer = Trainer(
-            recommender,
-            optimizers,
-            self.trainer_options,
-            Checkpoints(self.folder / "checkpoints", self.trainer_options.keep_last),
-            observers=(self.console, TrackerObserver(tracker)),
-            ranks=self.ranks,
-            facts={"run_id": tracker.run_id},
-        )
+        trainer = self.trainer(recommender, optimizers, data, tracker)
         train, val = self.loader(data.train, shuffle=True), None
         if data.val is not None:
             val = self.loader(data.val, shuffle=False)
@@ -222,6 +224,15 @@ class TrainingRun:
             self.console.note(f"continuing after step {trainer.global_step:,}")
         trainer.fit(train, val)
         fit_seconds = time.perf_counter() - begin
+        gate = None
+        if isinstance(trainer, OptFSTrainer):
+            # What is evaluated from here on is what is saved: the table without the rows.
+            gate = trainer.report() | {"full_table_bytes": memory["weights"]}
+            recommender.lookup.prune()
+            parameters = recommender.num_parameters()
+            memory |= {"serving": recommender.lookup.memory()["serving"]}
+            gate["table_bytes"] = recommender.lookup.memory()["weights"]
+            gate["map_bytes"] = memory["serving"] - gate["table_bytes"]
         reports = {
             name: trainer.evaluate(self.loader(store, shuffle=False))
             for name, store in (("val", data.val), ("test", data.test))
@@ -250,8 +261,39 @@ class TrainingRun:
         }
         if data.bayes is not None:
             result["bayes"] = dict(data.bayes)
+        if gate is not None:
+            result["gate"] = gate
         self.write_results(result, trainer, reports, data, tracker)
         return result
+
+    def trainer(
+        self, recommender: Recommender, optimizers: Optimizers, data: Prepared, tracker: Tracker
+    ) -> Trainer:
+        """The loop, or the loop with gates around it."""
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.trainer_options.keep_last)
+        observers = (self.console, TrackerObserver(tracker))
+        facts = {"run_id": tracker.run_id}
+        if self.gate is None:
+            return Trainer(
+                recommender,
+                optimizers,
+                self.trainer_options,
+                checkpoints,
+                observers=observers,
+                ranks=self.ranks,
+                facts=facts,
+            )
+        return OptFSTrainer(
+            recommender,
+            optimizers,
+            self.trainer_options,
+            self.gate,
+            count_rows(data.train, recommender.lookup.layout),
+            checkpoints,
+            observers=observers,
+            facts=facts,
+            notify=self.console.note,
+        )
 
     def loader(self, store: Store, shuffle: bool) -> Loader:
         """Batches of a store for this rank."""
@@ -296,8 +338,7 @@ class TrainingRun:
         tracker: Tracker,
     ) -> None:
         """Model, plots and numbers: in the output folder, and in MLflow."""
-        from pipelines.training_report import write_plots
-
+        plots = self.write_figures(result, trainer, reports, data)
         saved = SavedModel(
             trainer.recommender.cpu(),
             data.pipeline,
@@ -314,11 +355,12 @@ class TrainingRun:
         }
         for key in ("fit_seconds", "train_rows_per_second", "peak_memory_mib"):
             final[key] = result[key]
+        if "gate" in result:
+            final |= {f"gate/{key}": result["gate"][key] for key in GATE_METRICS}
+            self.console.note(gate_line(result["gate"]))
         tracker.log_metrics(final, trainer.global_step)
         tracker.log_artifact(self.folder / "config.yaml")
-        plots = write_plots(self.folder / "plots", self.spec, data, trainer, reports)
-        if plots is not None:
-            tracker.log_artifact(plots, "plots")
+        tracker.log_artifact(plots, "plots")
         log_model(tracker, folder, saved, self.example, trainer.global_step)
         text = json.dumps(result, indent=1)
         write_text_whole(self.folder / "result.json", text)
@@ -326,6 +368,32 @@ class TrainingRun:
         if self.cfg.result_file:
             write_text_whole(Path(self.cfg.result_file), text)
         self.console.result(result, self.folder)
+
+    def write_figures(
+        self,
+        result: dict[str, Any],
+        trainer: Trainer,
+        reports: dict[str, ClassificationReport],
+        data: Prepared,
+    ) -> Path:
+        """How training went, what the model explains, what each field is worth to it."""
+        from pipelines import training_report as report
+
+        folder, recommender = self.folder / "plots", trainer.recommender
+        about = (folder, self.spec.class_name, data.name)
+        report.write_plots(
+            *about, data.train.num_rows, trainer.curve, self.trainer_options.monitor, reports
+        )
+        found = report.explained(recommender, report.first_batches(data))
+        report.write_explanations(*about, report.slot_names(recommender), found)
+        if "gate" in result:
+            report.write_gate(*about, data.train.num_rows, result["gate"])
+        if self.importance_rows:
+            rows = report.importance_rows(data, self.importance_rows, self.seed)
+            score = report.score_of(recommender)
+            schema = data.pipeline.schema
+            report.write_importance(*about, score, schema, rows, self.console, self.seed)
+        return folder
 
 
 class TrackerObserver:
@@ -350,6 +418,15 @@ class TrackerObserver:
     def evaluation(self, record: EvaluationRecord) -> None:
         values = {f"val/{name}": value for name, value in record.metrics.items()}
         self.tracker.log_metrics(values, record.step)
+
+
+def gate_line(gate: dict[str, Any]) -> str:
+    """How many rows are left, and what that saves."""
+    return (
+        f"rows kept {gate['kept_rows']:,} of {gate['seen_rows']:,} that training reads "
+        f"({gate['kept_share']:.1%}; the table has {gate['rows']:,}); saved table "
+        f"{size(gate['table_bytes'])} instead of {size(gate['full_table_bytes'])}"
+    )
 
 
 def log_model(

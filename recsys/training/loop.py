@@ -191,14 +191,25 @@ class Trainer:
             NonFiniteError: the loss is NaN or infinite, naming step, file and rows.
             Interrupted: SIGINT or SIGTERM arrived; `trainer.resume=auto` continues.
         """
-        total = min(self.options.epochs * len(train), self.options.max_steps or 2**62)
         anomaly = torch.autograd.set_detect_anomaly(self.options.anomaly)
         with self._signals(), self._products(), anomaly:
             self.recommender.train()
-            while self.global_step < total and not self.plateau.should_stop:
-                train.set_epoch(self.epoch)
-                self._run_epoch(train, val, total)
+            self._run_stages(train, val)
         self._restore_best()
+
+    def _run_stages(self, train: Loader, val: Loader | None) -> None:
+        """All epochs; a method that trains in several stages runs them here."""
+        self._run_stage(train, val, self._steps(self.options.epochs, train))
+
+    def _run_stage(self, train: Loader, val: Loader | None, total: int) -> None:
+        """Epochs until step `total` or until the plateau says so."""
+        while self.global_step < total and not self.plateau.should_stop:
+            train.set_epoch(self.epoch)
+            self._run_epoch(train, val, total)
+
+    def _steps(self, epochs: int, train: Loader) -> int:
+        """Steps of a stage of so many epochs."""
+        return min(epochs * len(train), self.options.max_steps or 2**62)
 
     def _run_epoch(self, train: Loader, val: Loader | None, total: int) -> None:
         clock = Clock(self.curve)
@@ -268,7 +279,7 @@ class Trainer:
             observer.step(record)
 
     def _validate(self, val: Loader) -> bool:
-        metrics = self.evaluate(val).compute()
+        metrics = self._measure(val)
         lr = self.optimizers.lr
         improved = self.plateau.update(metrics)
         self.optimizers.set_scale(self.plateau.scale)
@@ -280,6 +291,10 @@ class Trainer:
         for observer in self.observers:
             observer.evaluation(record)
         return improved
+
+    def _measure(self, val: Loader) -> dict[str, float]:
+        """The numbers of one validation."""
+        return self.evaluate(val).compute()
 
     # -- checkpoints -------------------------------------------------------------------------
 
@@ -298,9 +313,11 @@ class Trainer:
                     "weights": self.recommender.tensors(),
                     "optimizer": self.optimizers.state_tensors(),
                     "random": random_state,
+                    **self._stage_tensors(),
                 },
                 {
                     **self.facts,
+                    **self._stage_facts(),
                     "step": self.global_step,
                     "epoch": self.epoch,
                     "loader": train.state(),
@@ -312,6 +329,14 @@ class Trainer:
                 best=best,
             )
         self.ranks.wait()
+
+    def _stage_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What else a checkpoint must hold, file stem -> name -> tensor."""
+        return {}
+
+    def _stage_facts(self) -> dict[str, Any]:
+        """Plain values beside them."""
+        return {}
 
     def load(self, checkpoint: Checkpoint, train: Loader) -> None:
         """Continue from a checkpoint: the next steps are those of an uninterrupted run.
