@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError
 from recsys.models.ctr.ipnn import IPNN
 from tests import contract
+from tests.models.ctr.test_deepfm import deep_by_loops
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -18,22 +18,14 @@ def test_equals_the_equations_written_out(seed: int) -> None:
     model = IPNN(4, 3, 2, hidden_dims=[5]).requires_grad_(False)
     for parameter in model.parameters():
         parameter.normal_()
-    hidden = model.hidden[0]
-    assert isinstance(hidden, nn.Linear)
     for row, logit in enumerate(model(embedded).tolist()):
         fields = embedded.fields[row].tolist()
         signals = [value for vector in fields for value in vector] + embedded.dense[row].tolist()
         for m in range(4):
             for n in range(m + 1, 4):
                 signals.append(sum(fields[m][k] * fields[n][k] for k in range(3)))
-        expected = float(model.output.bias)
-        for unit in range(5):
-            weighted = sum(
-                w * x for w, x in zip(hidden.weight[unit].tolist(), signals, strict=True)
-            )
-            activated = max(0.0, weighted + float(hidden.bias[unit]))
-            expected += float(model.output.weight[0, unit]) * activated
-        assert logit == pytest.approx(expected, abs=1e-4)
+        expected = deep_by_loops(model.hidden, model.output, signals)
+        assert logit == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_parameter_count_on_frappe() -> None:

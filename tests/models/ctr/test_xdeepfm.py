@@ -8,6 +8,7 @@ from recsys.errors import ConfigError
 from recsys.models.ctr.xdeepfm import XDeepFM
 from tests import contract
 from tests.layers.test_cin import by_loops
+from tests.models.ctr.test_deepfm import deep_by_loops
 
 
 @pytest.mark.parametrize("hidden_dims", [[], [5]], ids=str)
@@ -29,12 +30,7 @@ def test_equals_equation_9_written_out(seed: int, hidden_dims: list[int]) -> Non
         expected += by_loops(model.cin, fields)
         if hidden_dims:
             x0 = [value for vector in fields for value in vector] + dense
-            hidden, output = model.hidden[0][0], model.hidden[1]
-            for unit in range(5):
-                weighted = sum(w * x for w, x in zip(hidden.weight[unit].tolist(), x0, strict=True))
-                activated = max(0.0, weighted + hidden.bias[unit].item())
-                expected += output.weight[0, unit].item() * activated
-            expected += output.bias.item()
+            expected += deep_by_loops(*model.hidden, x0)
         assert logit == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
