@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from recsys.errors import ConfigError, did_you_mean
+from recsys.layers.dice import Dice
 from recsys.layers.fused_hidden import FusedHidden, fused_hidden, fused_hidden_kernel
 
 KERNELS = ("auto", "torch", "fused")
-FUSED_KINDS: dict[type[nn.Module], str] = {
-    nn.Linear: "L",
-    nn.BatchNorm1d: "N",
-    nn.ReLU: "R",
-    nn.Dropout: "D",
-}
+FACTORIZATIONS = ("concat", "sum")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -31,17 +28,24 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "identity": nn.Identity,
 }
+LEARNED_ACTIVATIONS: dict[str, type[nn.Module]] = {"dice": Dice, "prelu": nn.PReLU}
+"""Activations with a parameter per unit: they are built for a width."""
 
 
-def build_activation(name: str) -> nn.Module:
+def build_activation(name: str, width: int | None = None) -> nn.Module:
     """The activation module of that name.
 
+    Args:
+        name: One of `ACTIVATIONS` or, for a known width, of `LEARNED_ACTIVATIONS`.
+        width: Units that it will see.
+
     Raises:
-        ConfigError: The name is not one of `ACTIVATIONS`.
+        ConfigError: The name is not one of them.
     """
-    if name not in ACTIVATIONS:
-        raise ConfigError(f'"{name}" is not an activation.{did_you_mean(name, ACTIVATIONS)}')
-    return ACTIVATIONS[name]()
+    known = ACTIVATIONS if width is None else ACTIVATIONS | LEARNED_ACTIVATIONS
+    if name not in known:
+        raise ConfigError(f'"{name}" is not an activation.{did_you_mean(name, known)}')
+    return known[name](width) if name in LEARNED_ACTIVATIONS else known[name]()
 
 
 def check_dropout(name: str, value: float) -> float:
@@ -63,6 +67,37 @@ def init_linear(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+class Factorize(nn.Module):
+    """Products between halves of an input [u, v]: [u, u * v] (concat) or u + u * v (sum).
+
+    Args:
+        how: concat or sum.
+
+    Shape:
+        x       [B, 2 O']
+        return  [B, 2 O'] (concat) or [B, O'] (sum)
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        if how not in FACTORIZATIONS:
+            raise ConfigError(f'factorize is "{how}".{did_you_mean(how, FACTORIZATIONS)}')
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = x.chunk(2, dim=1)
+        return torch.cat([u, u * v], dim=1) if self.how == "concat" else torch.addcmul(u, u, v)
+
+
+FUSED_KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "L",
+    Factorize: "F",
+    nn.BatchNorm1d: "N",
+    nn.ReLU: "R",
+    nn.Dropout: "D",
+}
+
+
 class HiddenLayers(nn.Sequential):
     """Linear -> BatchNorm -> activation -> dropout, once per entry of `hidden_dims`.
 
@@ -72,9 +107,11 @@ class HiddenLayers(nn.Sequential):
     Args:
         in_dim: Width of the input.
         hidden_dims: Width of each layer, at least one.
-        activation: Name from `ACTIVATIONS`.
+        activation: Name from `ACTIVATIONS` or `LEARNED_ACTIVATIONS`.
         dropout: Probability after each activation, in [0, 1).
         batch_norm: Normalise each hidden unit over the batch, before the activation.
+        factorize: concat or sum: `Factorize` follows each linear layer (FinalNet), which is twice
+            as wide with sum; every width must be even with concat. Empty: a plain network.
         kernel: auto: fused where it applies; torch: never; fused: always, and an error that names
             the obstacle where it does not apply.
 
@@ -96,19 +133,27 @@ class HiddenLayers(nn.Sequential):
         activation: str = "relu",
         dropout: float = 0.0,
         batch_norm: bool = False,
+        factorize: str = "",
         kernel: str = "auto",
     ) -> None:
         check_hidden_dims(hidden_dims)
+        if factorize == "concat" and any(width % 2 for width in hidden_dims):
+            raise ConfigError(
+                f"hidden_dims is {list(hidden_dims)}; concat splits each layer in two, so every "
+                "width must be even. Change it, or use sum."
+            )
         if kernel not in KERNELS:
             raise ConfigError(f'kernel is "{kernel}".{did_you_mean(kernel, KERNELS)}')
         check_dropout("dropout", dropout)
         layers: list[nn.Module] = []
         width = in_dim
         for hidden_dim in hidden_dims:
-            layers.append(nn.Linear(width, hidden_dim))
+            layers.append(nn.Linear(width, hidden_dim * (2 if factorize == "sum" else 1)))
+            if factorize:
+                layers.append(Factorize(factorize))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(hidden_dim))
-            layers.append(build_activation(activation))
+            layers.append(build_activation(activation, hidden_dim))
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = hidden_dim
@@ -140,7 +185,7 @@ class HiddenLayers(nn.Sequential):
 
     def _layer_obstacle(self, num_rows: int) -> str | None:
         kinds = "".join(FUSED_KINDS.get(type(layer), "?") for layer in self)
-        if not re.fullmatch("(LN?RD?)+", kinds):
+        if not re.fullmatch("(LF?N?RD?)+", kinds):
             return "the layers are not Linear, BatchNorm1d, ReLU and Dropout, in this order"
         if any(layer.training != self.training for layer in self):
             return "some layers are in training and some are not"
@@ -159,10 +204,12 @@ class HiddenLayers(nn.Sequential):
         for layer in self:
             if isinstance(layer, nn.Linear):
                 layers.append(FusedHidden(layer))
+            elif isinstance(layer, Factorize):
+                layers[-1] = replace(layers[-1], factorize=layer.how)
             elif isinstance(layer, nn.BatchNorm1d):
-                layers[-1] = FusedHidden(layers[-1].linear, layer)
+                layers[-1] = replace(layers[-1], norm=layer)
             elif isinstance(layer, nn.Dropout):
-                layers[-1] = FusedHidden(layers[-1].linear, layers[-1].norm, layer.p)
+                layers[-1] = replace(layers[-1], dropout=layer.p)
         return layers
 
 
