@@ -2,70 +2,217 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from recsys.data.batch import Batch
+from recsys.data.encode import EncodedTable
 from recsys.data.loader import Loader
 from recsys.data.prepare import Prepared
+from recsys.data.schema import Schema
+from recsys.errors import SchemaError
 from recsys.metrics.report import ClassificationReport
-from recsys.models.saved import ModelSpec
+from recsys.models.explanations import Explanations
+from recsys.models.importance import Importance, Score, permutation_importance, sample_rows
+from recsys.models.recommender import Recommender
 from recsys.tracking import plots
-from recsys.training.loop import Trainer
+from recsys.tracking.console import Console
+from recsys.tracking.format import duration
+from recsys.training.progress import TrainingCurve
 
 EXPLAINED_ROWS = 4096
+EXPLAINED_BLOCK = 512
+"""Rows explained at a time: attention and crosses of a row are much larger than the row."""
+REPEATS = 3
+"""Permutations of each field."""
 
 
 def write_plots(
     folder: Path,
-    spec: ModelSpec,
-    data: Prepared,
-    trainer: Trainer,
+    model: str,
+    dataset: str,
+    train_rows: int,
+    curve: TrainingCurve,
+    monitor: str,
     reports: dict[str, ClassificationReport],
-) -> Path:
-    """Training curve; calibration, ROC and lift of the last split; attention where there is any.
-
-    Returns:
-        The folder they lie in.
-    """
-    curve = trainer.curve
-
-    def subject(num_rows: int) -> plots.Subject:
-        return plots.Subject(spec.class_name, data.name, num_rows)
-
-    rates = [(row["step"], row["lr"]) for row in curve.evaluations]
-    figure = plots.training_curve(
-        subject(data.train.num_rows), curve.steps, curve.evaluations, trainer.options.monitor, rates
-    )
+) -> None:
+    """Training curve; calibration, ROC and lift of the last split."""
+    rates = [(row["step"], row["lr"]) for row in curve.evaluations if "lr" in row]
+    about = plots.Subject(model, dataset, train_rows)
+    figure = plots.training_curve(about, curve.steps, curve.evaluations, monitor, rates)
     plots.save_figure(*figure, folder / "training_curve")
     if reports:
         split, report = list(reports.items())[-1]
         ranked = report.ranked()
         if 0 < ranked.positives.sum() < ranked.mass.sum():
-            about = subject(report.num_rows)
+            about = plots.Subject(model, dataset, report.num_rows)
             for name, draw in (
                 ("calibration", plots.calibration_plot),
                 ("roc_pr", plots.roc_pr_plot),
                 ("lift", plots.lift_by_decile),
             ):
                 plots.save_figure(*draw(about, ranked), folder / f"{split}_{name}")
-    _plot_attention(folder, data, trainer)
-    return folder
 
 
-def _plot_attention(folder: Path, data: Prepared, trainer: Trainer) -> None:
-    """Mean attention over the first rows of the validation set, for models that explain by it."""
+def first_batches(data: Prepared) -> Iterable[Batch]:
+    """The first rows of the validation set, to be explained."""
     store = data.val or data.train
-    batch = next(iter(Loader(store, EXPLAINED_ROWS, shuffle=False, prefetch=0)))
-    recommender = trainer.recommender
-    with torch.no_grad():
-        embedded = recommender.lookup(batch.to(trainer.device))
-        explained = recommender.model.explain(embedded)
-    if "attention" not in explained:
-        return
-    attention = explained["attention"].mean(0).cpu().numpy()
+    loader = Loader(store, EXPLAINED_BLOCK, shuffle=False, prefetch=0)
+    for batch, _ in zip(loader, range(EXPLAINED_ROWS // EXPLAINED_BLOCK), strict=False):
+        yield batch
+
+
+def slot_names(recommender: Recommender) -> list[str]:
+    """Names of the slots that explanations speak of: those of the fields, then dense columns."""
     names = [*recommender.lookup.plan.names]
     if recommender.lookup.plan.num_dense:
-        names += [field.name for field in data.pipeline.schema.dense]
-    about = plots.Subject(type(recommender.model).__name__, data.name, len(batch))
-    plots.save_figure(*plots.attention_heatmap(about, names, attention), folder / "attention")
+        names += [field.name for field in recommender.lookup.schema.dense]
+    return names
+
+
+@torch.no_grad()
+def explained(recommender: Recommender, batches: Iterable[Batch]) -> Explanations:
+    """What the model explains about these rows, summed up; nothing for models that do not."""
+    recommender.eval()
+    device = recommender.lookup.storage.table().device
+    found = Explanations()
+    for batch in batches:
+        parts = recommender.model.explain(recommender.lookup(batch.to(device)))
+        if not parts:
+            break
+        lengths = {name: ragged.lengths.numpy() for name, ragged in batch.ragged.items()}
+        found.add({name: part.float().cpu().numpy() for name, part in parts.items()}, lengths)
+    return found
+
+
+def write_explanations(
+    folder: Path, model: str, dataset: str, slots: Sequence[str], found: Explanations
+) -> None:
+    """A figure for each thing that the model explains."""
+    about = plots.Subject(model, dataset, found.num_rows)
+    if found.attention is not None:
+        figure = plots.attention_heatmap(about, slots, found.attention)
+        plots.save_figure(*figure, folder / "attention")
+    for name, gates in found.gates.items():
+        figure = plots.bars(
+            about,
+            slots[: len(gates.mean)],
+            gates.mean,
+            gates.deviation,
+            title=f"Field {name}",
+            label="mean gate, ± one standard deviation over rows",
+            columns=("slot", "gate", "deviation"),
+        )
+        plots.save_figure(*figure, folder / name)
+    crosses = found.top_crosses(200)
+    if crosses:
+        figure = plots.crosses_plot(
+            about,
+            slots,
+            [one.slots for one in crosses],
+            [one.weights for one in crosses],
+            [one.share for one in crosses],
+        )
+        plots.save_figure(*figure, folder / "crosses")
+    for history, interest in found.interest.items():
+        figure = plots.interest_by_recency(
+            about, history, interest.mean, interest.deviation, interest.count
+        )
+        plots.save_figure(*figure, folder / f"interest_{history}")
+
+
+def write_gate(
+    folder: Path, model: str, dataset: str, train_rows: int, gate: Mapping[str, Any]
+) -> None:
+    """Share of each field's rows that OptFS kept, of those that training reads."""
+    fields = gate["fields"]
+    shares = [one["kept"] / max(one["seen"], 1) for one in fields.values()]
+    figure = plots.bars(
+        plots.Subject(model, dataset, train_rows),
+        list(fields),
+        shares,
+        title="Rows kept by OptFS",
+        label="share of the field's rows that training reads",
+        columns=("field", "kept_share", ""),
+    )
+    plots.save_figure(*figure, folder / "kept_rows")
+
+
+def score_of(recommender: Recommender) -> Score:
+    """Logits of encoded rows, on the device where the model is."""
+    recommender.eval()
+    device = recommender.lookup.storage.table().device
+
+    @torch.no_grad()
+    def score(rows: EncodedTable) -> np.ndarray:
+        return recommender(rows.to_batch().to(device)).cpu().numpy()
+
+    return score
+
+
+def write_importance(
+    folder: Path,
+    model: str,
+    dataset: str,
+    score: Score,
+    schema: Schema,
+    rows: EncodedTable,
+    console: Console,
+    seed: int,
+) -> Importance | None:
+    """Permutation importance of each raw field: measured, drawn, and told in one line.
+
+    Returns:
+        None when the rows have one class only.
+    """
+    console.note(
+        f"importance: {len(schema)} fields, each permuted {REPEATS} times over {len(rows):,} rows"
+    )
+    begin = time.perf_counter()
+    try:
+        found = permutation_importance(
+            score,
+            schema,
+            rows,
+            repeats=REPEATS,
+            seed=seed,
+            progress=lambda done, total: console.preparing(done, total, "importance"),
+        )
+    except SchemaError as error:
+        console.note(f"no importance: {error}")
+        return None
+    seconds = time.perf_counter() - begin
+    deviations = found.auc_drop_deviation, found.logloss_rise_deviation
+    figure = plots.bar_panels(
+        plots.Subject(model, dataset, found.num_rows),
+        found.fields,
+        [
+            plots.Panel(
+                f"drop in AUC, from {found.auc:.4f}",
+                found.auc_drop,
+                deviations[0],
+                ("auc_drop", "auc_drop_deviation"),
+            ),
+            plots.Panel(
+                f"rise in log-loss, from {found.logloss:.4f}",
+                found.logloss_rise,
+                deviations[1],
+                ("logloss_rise", "logloss_rise_deviation"),
+            ),
+        ],
+        title=f"Permutation importance, mean of {REPEATS} ± standard deviation",
+    )
+    plots.save_figure(*figure, folder / "importance")
+    best = ", ".join(f"{name} {drop:.4f}" for name, drop in found.top(5))
+    console.note(f"importance in {duration(seconds)}, AUC lost without: {best}")
+    return found
+
+
+def importance_rows(data: Prepared, num_rows: int, seed: int) -> EncodedTable:
+    """The rows to permute: of the validation set where there is one."""
+    return sample_rows(data.val or data.test or data.train, num_rows, seed)

@@ -53,6 +53,8 @@ __all__ = [
     "bar_panels",
     "bars",
     "calibration_plot",
+    "crosses_plot",
+    "interest_by_recency",
     "lift_by_decile",
     "roc_pr_plot",
     "save_figure",
@@ -62,6 +64,7 @@ __all__ = [
 Values: TypeAlias = Sequence[float] | np.ndarray
 """One number per name."""
 MAX_BARS = 40
+MAX_CROSSES = 20
 _RARE = 0.1
 _STEADY_POSITIVES = 20  # precision from fewer positives is noise
 
@@ -352,6 +355,97 @@ def attention_heatmap(
         "weight": attention.reshape(-1),
     }
     return figure, table
+
+
+def crosses_plot(
+    subject: Subject,
+    slots: Sequence[str],
+    crosses: Sequence[Sequence[int]],
+    weights: Sequence[Sequence[float]],
+    shares: Sequence[float],
+) -> tuple[Figure, Columns]:
+    """Sets of slots that enter a product together: one line per set, a dot in each slot's column.
+
+    A dot's area is the size of its mean weight, its colour the sign. At most 20 sets are drawn and
+    only the slots that occur in them; the table has all.
+
+    Args:
+        subject: Model, data set and number of rows.
+        slots: F names.
+        crosses: K sets of positions among the slots, the most frequent first.
+        weights: Mean weight of each member, as `crosses`.
+        shares: [K] share of the rows that have the set.
+    """
+    table = {
+        "cross": [k + 1 for k, one in enumerate(crosses) for _ in one],
+        "share_of_rows": [shares[k] for k, one in enumerate(crosses) for _ in one],
+        "slot": [slots[i] for one in crosses for i in one],
+        "mean_weight": [w for one in weights for w in one],
+    }
+    drawn = crosses[:MAX_CROSSES]
+    used = sorted({i for one in drawn for i in one})
+    column = {slot: place for place, slot in enumerate(used)}
+    size = (max(4.8, 1.9 + 0.3 * len(used)), max(3.0, 2.1 + 0.27 * len(drawn)))
+    title = f"Most frequent crosses, share of rows that have each\n{subject}"
+    figure, (axis,) = new_figure(title, size=size)
+    largest = max((abs(w) for one in weights[:MAX_CROSSES] for w in one), default=1.0) or 1.0
+    for line, (members, values) in enumerate(zip(drawn, weights, strict=False)):
+        places = [column[i] for i in members]
+        axis.plot(
+            [min(places), max(places)], [line, line], color="#B8B8B8", linewidth=1.2, zorder=1
+        )
+        axis.scatter(
+            places,
+            [line] * len(places),
+            s=[12 + 110 * abs(w) / largest for w in values],
+            c=[BLUE if w >= 0 else ORANGE for w in values],
+            zorder=2,
+        )
+    axis.set_yticks(range(len(drawn)), [f"{share:.1%}" for share in shares[: len(drawn)]])
+    axis.set_xticks(range(len(used)), [_short(slots[i]) for i in used], rotation=90)
+    axis.tick_params(labelsize=8, length=0)
+    axis.set(xlim=(-0.6, max(len(used), 1) - 0.4), ylim=(max(len(drawn), 1) - 0.4, -0.6))
+    for sign, color in (("positive", BLUE), ("negative", ORANGE)):
+        axis.scatter([], [], s=60, c=color, label=f"{sign} weight")
+    axis.scatter([], [], s=122, facecolors="none", edgecolors=GREY, label=f"size {largest:.3g}")
+    _legend_above(axis, axis.get_legend_handles_labels()[0])
+    return figure, table
+
+
+def interest_by_recency(
+    subject: Subject, history: str, mean: np.ndarray, deviation: np.ndarray, count: np.ndarray
+) -> tuple[Figure, Columns]:
+    """Mean attention weight of a history's events, the latest first; below, how many rows reach.
+
+    Args:
+        subject: Model, data set and number of rows.
+        history: Name of the field.
+        mean: [T] mean weight, place 0 being the latest event.
+        deviation: [T] standard deviation over rows.
+        count: [T] rows with an event at that place.
+    """
+    reached = int((np.asarray(count) > 0).sum())
+    recency = np.arange(1, reached + 1)
+    mean, deviation, count = mean[:reached], deviation[:reached], count[:reached]
+    figure, (axis, below) = new_figure(
+        f"Interest in past events of {_short(history)}\n{subject}", rows=2, heights=(4, 1)
+    )
+    axis.fill_between(
+        recency, mean - deviation, mean + deviation, color=SKY, alpha=0.35, linewidth=0,
+        label="± one standard deviation over rows",
+    )  # fmt: skip
+    axis.plot(recency, mean, color=BLUE, marker="o", markersize=4, linewidth=1.6, label="mean")
+    axis.axhline(0.0, color="black", linewidth=0.8, zorder=0.9)
+    axis.set(ylabel="attention weight")
+    _legend_above(axis, axis.get_legend_handles_labels()[0][::-1])
+    axis.tick_params(labelbottom=False)
+    below.bar(recency, count, color=SKY, width=0.8)
+    below.set(xlabel="events ago (1 is the latest)", ylabel="rows")
+    below.yaxis.set_major_formatter(COUNT)
+    for one in (axis, below):
+        one.set_xlim(0.4, reached + 0.6)
+        one.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, {"events_ago": recency, "mean": mean, "deviation": deviation, "rows": count}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from recsys.tracking.plots import (
     bar_panels,
     bars,
     calibration_plot,
+    crosses_plot,
+    interest_by_recency,
     lift_by_decile,
     roc_pr_plot,
     save_figure,
@@ -58,6 +60,10 @@ def every_figure():
         "lift": lift_by_decile(SUBJECT, ranked(100_000)),
         "attention": attention_heatmap(SUBJECT, FIELDS, attention),
         "importance": bars(SUBJECT, FIELDS, rng.random(39), rng.random(39) / 9),
+        "crosses": crosses_plot(
+            SUBJECT, FIELDS, [(0, 5), (3, 4, 38)], [(1, -2), (1, 1, 1)], (1, 0.5)
+        ),
+        "interest": interest_by_recency(SUBJECT, "items", *rng.random((3, 50))),
         "panels": bar_panels(
             SUBJECT, FIELDS, [Panel("a", rng.random(39)), Panel("b", rng.random(39))], title="Both"
         ),
@@ -255,6 +261,45 @@ class TestBars:
     def test_one_number_per_name(self):
         with pytest.raises(ValueError, match=r"\[3\] numbers for 2 names"):
             bars(SUBJECT, ["a", "b"], [1.0, 2.0, 3.0])
+
+
+class TestCrosses:
+    def test_table_and_columns(self):
+        shares = np.linspace(1, 0.5, 30).tolist()
+        crosses = [(0, 2)] + [(1, 2)] * 28 + [(0, 3)]
+        weights = [(0.5, -0.25)] * 30
+        figure, table = crosses_plot(SUBJECT, ["a", "b", "c", "d"], crosses, weights, shares)
+        rows = list(zip(*table.values(), strict=True))
+        assert rows[0] == (1, 1.0, "a", 0.5)
+        assert rows[1] == (1, 1.0, "c", -0.25)
+        assert rows[-1] == (30, 0.5, "d", -0.25)
+        (axis,) = figure.axes
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["a", "b", "c"]  # 20 drawn
+        assert axis.get_yticklabels()[0].get_text() == "100.0%"
+        assert len(axis.get_yticklabels()) == 20
+
+    @pytest.mark.filterwarnings("error")
+    def test_none(self, tmp_path):
+        save_figure(*crosses_plot(SUBJECT, ["a"], [], [], []), tmp_path / "plot")
+
+
+class TestInterest:
+    def test_places_nobody_reaches_are_left_out(self):
+        nan = float("nan")
+        figure, table = interest_by_recency(
+            SUBJECT,
+            "items",
+            np.array([0.5, 0.2, nan]),
+            np.array([0.1, 0, nan]),
+            np.array([9, 2, 0]),
+        )
+        assert table["events_ago"].tolist() == [1, 2]
+        assert table["mean"].tolist() == [0.5, 0.2]
+        assert "Interest in past events of items" in title(figure)
+
+    @pytest.mark.filterwarnings("error")
+    def test_no_events(self, tmp_path):
+        save_figure(*interest_by_recency(SUBJECT, "items", *np.zeros((3, 0))), tmp_path / "plot")
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,0 +1,172 @@
+"""What `CTRModel.explain` says about many rows, summed up block by block as a figure needs it.
+
+    attention [B, L, H, F, F]  mean over rows
+    gates*    [B, F]           mean and standard deviation over rows
+    crosses   [B, J, F]        the sets of slots with non-zero weight that most rows have
+    interest.<history> [B, T]  mean and deviation by recency, 1 being the latest event
+
+Letters   B rows of a block, L layers, H heads, F slots, J crosses of a row, T longest history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+KEPT_PER_BLOCK = 512
+"""Sets of slots of one block that are remembered, the most frequent: bounds memory where nearly
+every row has sets of its own."""
+
+
+@dataclass(frozen=True)
+class Cross:
+    """A set of slots that enter a product together."""
+
+    slots: tuple[int, ...]
+    share: float
+    """Share of the rows that have it."""
+    weights: tuple[float, ...]
+    """Mean weight of each of its slots, where the set occurs."""
+
+
+class MeanAndSpread:
+    """Running mean and standard deviation of vectors that may grow; NaN entries do not count."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros((3, 0))
+
+    def add(self, values: np.ndarray) -> None:
+        """Take rows [B, X] in."""
+        width = values.shape[1]
+        if width > self._sums.shape[1]:
+            self._sums = np.pad(self._sums, ((0, 0), (0, width - self._sums.shape[1])))
+        there = ~np.isnan(values)
+        x = np.where(there, values, 0.0).astype(np.float64)
+        self._sums[:, :width] += [there.sum(0), x.sum(0), np.square(x).sum(0)]
+
+    @property
+    def count(self) -> np.ndarray:
+        """Numbers seen at each place."""
+        return self._sums[0]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """NaN where nothing was seen."""
+        with np.errstate(invalid="ignore"):
+            return self._sums[1] / self._sums[0]
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """NaN where nothing was seen."""
+        with np.errstate(invalid="ignore"):
+            square = self._sums[2] / self._sums[0]
+        return np.sqrt(np.maximum(square - np.square(self.mean), 0.0))
+
+
+class Explanations:
+    """Sums up what a model explains; `add` takes blocks of rows in."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self.gates: dict[str, MeanAndSpread] = {}
+        """By name: `gates`, or several where a model has several."""
+        self.interest: dict[str, MeanAndSpread] = {}
+        """By history; place 0 is the latest event."""
+        self._attention: np.ndarray | None = None
+        self._crosses: dict[bytes, _CrossSums] = {}
+
+    def add(
+        self, explained: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Take one block in.
+
+        Args:
+            explained: What `CTRModel.explain` returned, as arrays with B rows.
+            lengths: Events of each row [B], by history, where the model explains interest.
+        """
+        num_rows = {len(array) for array in explained.values()}
+        for name, array in explained.items():
+            if name == "attention":
+                total = array.sum(0, dtype=np.float64)
+                self._attention = total if self._attention is None else self._attention + total
+            elif name.startswith("gates") and array.ndim == 2:
+                self.gates.setdefault(name, MeanAndSpread()).add(array)
+            elif name == "crosses":
+                self._add_crosses(array)
+            elif name.startswith("interest."):
+                history = name.removeprefix("interest.")
+                by_recency = latest_first(array, (lengths or {})[history])
+                self.interest.setdefault(history, MeanAndSpread()).add(by_recency)
+        self.num_rows += max(num_rows, default=0)
+
+    @property
+    def attention(self) -> np.ndarray | None:
+        """Mean [L, H, F, F], or None."""
+        return None if self._attention is None else self._attention / max(self.num_rows, 1)
+
+    def top_crosses(self, count: int = 20) -> list[Cross]:
+        """The sets of at least two slots that most rows have, the most frequent first."""
+        found = sorted(
+            (one for one in self._crosses.values() if len(one.slots) > 1),
+            key=lambda one: (-one.rows, one.slots),
+        )
+        return [
+            Cross(
+                one.slots,
+                one.rows / max(self.num_rows, 1),
+                tuple((one.weights / one.uses).tolist()),
+            )
+            for one in found[:count]
+        ]
+
+    def _add_crosses(self, weights: np.ndarray) -> None:
+        num_rows, num_crosses, num_slots = weights.shape
+        flat = weights.reshape(-1, num_slots)
+        packed = np.packbits(flat != 0, axis=1)
+        keys = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).reshape(-1)
+        _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+        rows = np.repeat(np.arange(num_rows), num_crosses)
+        pairs = np.unique(which * num_rows + rows)  # a set counts once per row
+        per_set = np.bincount(pairs // num_rows, minlength=len(first))
+        kept = np.argsort(-per_set, kind="stable")[:KEPT_PER_BLOCK]
+        order = np.argsort(which, kind="stable")
+        ends = np.cumsum(np.bincount(which, minlength=len(first)))
+        for index in kept.tolist():
+            slots = tuple(np.flatnonzero(flat[first[index]]).tolist())
+            members = order[ends[index - 1] if index else 0 : ends[index]]
+            sums = self._crosses.setdefault(keys[first[index]].tobytes(), _CrossSums(slots))
+            sums.rows += int(per_set[index])
+            sums.uses += len(members)
+            sums.weights = sums.weights + flat[members][:, list(slots)].sum(
+                0, dtype=np.float64
+            )
+
+
+class _CrossSums:
+    """Occurrences of one set of slots."""
+
+    def __init__(self, slots: tuple[int, ...]) -> None:
+        self.slots = slots
+        self.rows = 0
+        self.uses = 0
+        self.weights = np.zeros(len(slots))
+
+
+def latest_first(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Turn rows of events, oldest first and padded behind, round; NaN where there is no event.
+
+    Shape:
+        values   [B, T]
+        lengths  [B]
+        return   [B, T]
+
+    Example:
+        >>> latest_first(np.array([[1.0, 2.0, 0.0], [3.0, 4.0, 5.0]]), np.array([2, 3])).tolist()
+        [[2.0, 1.0, nan], [5.0, 4.0, 3.0]]
+    """
+    steps = lengths[:, None] - 1 - np.arange(values.shape[1])
+    turned = np.take_along_axis(values, np.maximum(steps, 0), axis=1).astype(np.float64)
+    turned[steps < 0] = np.nan
+    return turned
