@@ -37,7 +37,7 @@ from recsys.errors import (
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FAMILIES = ("ctr", "cf", "mtl", "towers")
-FREE_FORM = ("data.fields.", "data.types.")
+FREE_FORM = ("data.fields.", "data.types.", "data.histories.")
 """Mappings whose keys are the user's own column names."""
 
 if typing.TYPE_CHECKING:
@@ -261,6 +261,21 @@ def build_options(cls: type[T], node: DictConfig | dict[str, Any], path: str) ->
     return cls(**values)
 
 
+def at_least(key: str, value: Any, least: int) -> int:
+    """A whole number of the configuration's top level.
+
+    Raises:
+        ConfigError: it is something else, or less.
+
+    Example:
+        >>> at_least("rows", 5, 0)
+        5
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{key}={value}; it must be a whole number, {least} or more.")
+    return value
+
+
 def _names(cls: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 
@@ -294,7 +309,7 @@ def _describe(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-NOT_IDENTITY = ("output_dir", "result_file", "console", "tracking")
+NOT_IDENTITY = ("output_dir", "result_file", "console", "tracking", "importance_rows")
 NOT_TRAINING = ("resume", "threads", "log_every", "prefetch", "keep_last", "checkpoint_every")
 
 
