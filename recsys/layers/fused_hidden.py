@@ -23,17 +23,19 @@ from recsys.native import load_kernel
 
 @dataclass(frozen=True)
 class FusedHidden:
-    """Linear -> batch normalisation (where `norm` is given) -> ReLU -> dropout.
+    """Linear -> products of its halves -> batch normalisation (where given) -> ReLU -> dropout.
 
     Attributes:
         linear: With a bias.
         norm: With gain, shift, running statistics and a momentum.
         dropout: Probability in training, in [0, 1).
+        factorize: With halves u and v: concat: [u, u * v]; sum: u + u * v; empty: no products.
     """
 
     linear: nn.Linear
     norm: nn.BatchNorm1d | None = None
     dropout: float = 0.0
+    factorize: str = ""
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -119,6 +121,7 @@ class _Saved:
     bits: int
     scale: float
     norm: int | None  # z, mean, inverse_std and gain, in this order
+    halves: int | None  # u and v, in this order
 
 
 class _FusedHidden(torch.autograd.Function):
@@ -139,21 +142,23 @@ class _FusedHidden(torch.autograd.Function):
         x = x.contiguous()
         for index, layer in enumerate(layers):
             weight, norm = layer.linear.weight.contiguous(), layer.norm
-            z = torch.mm(x, weight.T)  # the bias joins in the kernel
+            z, bias, u, v = _product(x, weight, layer)
             bits = torch.empty(
                 len(z), -(-z.shape[1] // _kernel().hidden_lanes()), dtype=torch.int16
             )
-            place, at, out = None, keep(x, weight, bits), z
+            place, halves, at, out = None, None, keep(x, weight, bits), z
+            if u is not None and v is not None:
+                halves, out = keep(u, v), torch.empty_like(z)
             factor: Tensor | None = None
-            offset: Tensor = layer.linear.bias
+            offset: Tensor = bias
             if norm is not None:
-                mean, inverse_std, factor, offset = _normalise(z, layer.linear.bias, norm)
+                mean, inverse_std, factor, offset = _normalise(z, bias, norm)
                 place, out = keep(z, mean, inverse_std, norm.weight), torch.empty_like(z)
             scale = 1.0 / (1.0 - layer.dropout)
             threshold = min(round(layer.dropout * 2**32), 2**32 - 1)
             layer_seed = (seed + index * 0x9E3779B97F4A7C15) % 2**64
             _call("hidden_activate", z, factor, offset, scale, threshold, layer_seed, out, bits)
-            plan.append(_Saved(at, at + 1, at + 2, scale, place))
+            plan.append(_Saved(at, at + 1, at + 2, scale, place, halves))
             x = out
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
@@ -170,12 +175,43 @@ class _FusedHidden(torch.autograd.Function):
             x, weight = saved[layer.input], saved[layer.weight]
             sums = torch.empty(3, dy.shape[1])  # of bias, gain and shift
             _differentiate(dy, dz, layer, saved, sums)
+            d_bias = sums[0]
+            if layer.halves is not None:
+                dz = _differentiate_products(dz, *saved[layer.halves : layer.halves + 2])
+                d_bias = dz.sum(0)
             d_weight = torch.mm(dz.T, x) if ctx.needs_input_grad[2 + 4 * index] else None
             normalised = layer.norm is not None
-            gradients[:0] = (d_weight, sums[0], *(sums[1:] if normalised else (None, None)))
+            gradients[:0] = (d_weight, d_bias, *(sums[1:] if normalised else (None, None)))
             if index or ctx.needs_input_grad[0]:
                 dy = dz = torch.mm(dz, weight)
         return dy if ctx.needs_input_grad[0] else None, None, *gradients
+
+
+def _product(
+    x: Tensor, weight: Tensor, layer: FusedHidden
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What is normalised and rectified, the bias that joins it there, and both halves of a
+    factorised layer, whose bias has joined (the product of the halves needs it)."""
+    z = torch.mm(x, weight.T)
+    if not layer.factorize:
+        return z, layer.linear.bias, None, None
+    u, v = z.add_(layer.linear.bias).chunk(2, dim=1)
+    if layer.factorize == "concat":
+        product, v = v, v.clone()
+        product.mul_(u)
+    else:
+        z = torch.addcmul(u, u, v)
+    return z, torch.zeros(z.shape[1]), u, v
+
+
+def _differentiate_products(dz: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """The gradient of [u, v], from that of [u, u * v] (overwritten) or of u + u * v."""
+    if dz.shape == u.shape:
+        return torch.cat([torch.addcmul(dz, dz, v), dz * u], dim=1)
+    d_u, d_product = dz.chunk(2, dim=1)
+    d_u.addcmul_(d_product, v)
+    d_product.mul_(u)
+    return dz
 
 
 def _normalise(z: Tensor, bias: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, ...]:
@@ -217,9 +253,8 @@ def _differentiate(
 def _infer(x: Tensor, layers: Sequence[FusedHidden]) -> Tensor:
     x = x.contiguous()
     for layer in layers:
-        z = torch.mm(x, layer.linear.weight.T)
+        z, offset, _, _ = _product(x, layer.linear.weight, layer)
         factor: Tensor | None = None
-        offset: Tensor = layer.linear.bias
         norm = layer.norm
         if norm is not None:
             assert norm.running_mean is not None

@@ -81,6 +81,25 @@ def test_forward_and_backward_equal_the_modules_in_float64(
     assert_same(run(hidden, x, weight), exact, scale=batch)
 
 
+@pytest.mark.parametrize("batch", [4, 129, 700])
+@pytest.mark.parametrize("factorize", ["concat", "sum"])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_factorised_layers_equal_the_modules_in_float64(
+    factorize: str, batch_norm: bool, batch: int
+) -> None:
+    hidden = build([40, 6, 18], batch_norm=batch_norm, factorize=factorize)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 10, generator=generator)
+    weight = torch.randn(batch, 18, generator=generator)
+    double = by_torch(hidden, torch.float64)
+    exact = run(double, x, weight)
+    assert_same(run(hidden, x, weight), exact, scale=batch)
+    hidden.eval()
+    double.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(hidden(x), double(x.double()).float(), rtol=1e-4, atol=1e-4)
+
+
 def test_parameters_follow_the_modules_over_many_steps() -> None:
     hidden = build([24, 8], batch_norm=True)
     twin = by_torch(hidden)
