@@ -2,7 +2,7 @@
 
 Source   Zhu et al., SIGIR 2023, "FINAL: Factorized Interaction Layer for CTR Prediction".
 Differs  Dense columns join the slots ungated.
-Shapes   B rows, F slots, N dense columns, D embedding, I inputs and O outputs of a layer.
+Shapes   B rows, F slots, N dense columns, D embedding.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError, did_you_mean
 from recsys.layers.gates import FieldGate
-from recsys.layers.mlp import build_activation, check_dropout, check_hidden_dims, init_linear
+from recsys.layers.mlp import FACTORIZATIONS, HiddenLayers, check_dropout, init_linear
 from recsys.models.base import CTRModel
-
-RESIDUALS = ("concat", "sum")
 
 
 class FinalNet(CTRModel):
     """Layers whose outputs are products of linear maps, so that L of them reach degree 2^L.
 
-    The logit is the mean of two blocks, the first of which also sees gated inputs. In training,
-    each block also learns the joint prediction (self-distillation).
+    A layer's h = W x + b is split into u and v; [u, u * v] (or u + u * v) is normalised, activated
+    and dropped. The logit is the mean of two blocks, the first of which also sees gated inputs. In
+    training, each block also learns the joint prediction (self-distillation).
 
     Args:
         num_blocks: 2, or 1: only the first.
@@ -70,6 +69,8 @@ class FinalNet(CTRModel):
         super().__init__(num_fields, embed_dim, num_dense)
         if num_blocks not in (1, 2):
             raise ConfigError(f"num_blocks is {num_blocks}; it must be 1 or 2.")
+        if residual not in FACTORIZATIONS:
+            raise ConfigError(f'residual is "{residual}".{did_you_mean(residual, FACTORIZATIONS)}')
         if not distillation >= 0.0:
             raise ConfigError(f"distillation is {distillation}; the weight must be at least 0.")
         self.distillation = distillation
@@ -78,17 +79,19 @@ class FinalNet(CTRModel):
         in_dims = (fields_dim * (1 if self.gate is None else 2) + num_dense, fields_dim + num_dense)
         hidden_dims = (hidden_dims1, hidden_dims2)
         dropouts = (check_dropout("dropout1", dropout1), check_dropout("dropout2", dropout2))
-        self.blocks = nn.ModuleList(
-            FactorizedBlock(
+        self.blocks = nn.ModuleList()
+        for block in range(num_blocks):
+            hidden = HiddenLayers(
                 in_dims[block],
                 hidden_dims[block],
-                residual=residual,
                 activation=activation,
                 dropout=dropouts[block],
                 batch_norm=batch_norm,
+                factorize=residual,
             )
-            for block in range(num_blocks)
-        )
+            output = nn.Linear(hidden.out_dim, 1)
+            init_linear(output)
+            self.blocks.append(nn.Sequential(hidden, output))
 
     def forward(self, embedded: Embedded) -> Tensor:
         return self._logits(embedded).mean(0)
@@ -116,65 +119,5 @@ class FinalNet(CTRModel):
         if self.gate is not None:
             gated = embedded.fields * self.gate(embedded.fields)
             x1 = torch.cat([x0, gated.flatten(1)], dim=1)
-        logits = [block(x) for block, x in zip(self.blocks, (x1, x0), strict=False)]
+        logits = [block(x).squeeze(1) for block, x in zip(self.blocks, (x1, x0), strict=False)]
         return torch.stack(logits).float()
-
-
-class FactorizedBlock(nn.Module):
-    """Factorised layers, each followed by normalisation, activation and dropout; then a logit.
-
-    A layer maps x to h = W x + b and splits it into u and v. Its output is [u, u * v] (concat) or
-    u + u * v (sum, h twice as wide).
-
-    Args:
-        in_dim: I.
-        hidden_dims: Output width of each layer.
-        residual: concat or sum.
-        activation: Name of the activation.
-        dropout: Probability after each activation.
-        batch_norm: Normalise each output over the batch.
-
-    Shape:
-        x       [B, I]
-        return  [B]
-    """
-
-    def __init__(
-        self,
-        in_dim: int,
-        hidden_dims: Sequence[int],
-        *,
-        residual: str,
-        activation: str,
-        dropout: float,
-        batch_norm: bool,
-    ) -> None:
-        super().__init__()
-        if residual not in RESIDUALS:
-            raise ConfigError(f'residual is "{residual}".{did_you_mean(residual, RESIDUALS)}')
-        check_hidden_dims(hidden_dims)
-        self.concat = residual == "concat"
-        if self.concat and any(width % 2 for width in hidden_dims):
-            raise ConfigError(
-                f"hidden_dims is {list(hidden_dims)}; residual=concat splits each layer in two, "
-                "so every width must be even. Or use residual=sum."
-            )
-        self.layers, self.rest = nn.ModuleList(), nn.ModuleList()
-        width = in_dim
-        for hidden_dim in hidden_dims:
-            self.layers.append(nn.Linear(width, hidden_dim * (1 if self.concat else 2)))
-            after: list[nn.Module] = [nn.BatchNorm1d(hidden_dim)] if batch_norm else []
-            after.append(build_activation(activation))
-            if dropout:
-                after.append(nn.Dropout(dropout))
-            self.rest.append(nn.Sequential(*after))
-            width = hidden_dim
-        self.output = nn.Linear(width, 1)
-        init_linear(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer, rest in zip(self.layers, self.rest, strict=True):
-            u, v = layer(x).chunk(2, dim=1)
-            x = rest(torch.cat([u, u * v], dim=1) if self.concat else torch.addcmul(u, u, v))
-        logit: Tensor = self.output(x).squeeze(1)
-        return logit

@@ -8,7 +8,7 @@ from torch import nn
 
 from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError
-from recsys.models.ctr.finalnet import FactorizedBlock, FinalNet
+from recsys.models.ctr.finalnet import FinalNet
 from tests import contract
 
 VARIANTS = [
@@ -32,26 +32,28 @@ def test_variants_keep_the_contract(options: dict[str, object]) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_block_equals_the_equations_written_out(residual: str, seed: int) -> None:
     torch.manual_seed(seed)
-    block = FactorizedBlock(
-        3, [4, 2], residual=residual, activation="relu", dropout=0.5, batch_norm=True
-    ).double()
-    for parameter in block.parameters():
+    options = {"hidden_dims1": [4, 2], "residual": residual, "dropout1": 0.5}
+    model = FinalNet(1, 3, 0, num_blocks=1, field_gate=False, **options).double()
+    for parameter in model.parameters():
         nn.init.normal_(parameter)
-    for module in block.modules():
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
-    block.eval()
-    x = torch.randn(3, 3).double()
-    out = block(x)
+    model.eval()
+    embedded = Embedded.random(batch=3, fields=1, dim=3, dtype=torch.float64)
+    out = model(embedded)
 
     def affine(linear: nn.Linear, values: list[float]) -> list[float]:
         rows = zip(linear.weight.tolist(), linear.bias.tolist(), strict=True)
         return [sum(w * v for w, v in zip(row, values, strict=True)) + b for row, b in rows]
 
+    layers = [*model.blocks[0][0]]
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm1d)]
     for row in range(3):
-        values = x[row].tolist()
-        for linear, rest in zip(block.layers, block.rest, strict=True):
+        values = embedded.fields[row, 0].tolist()
+        for linear, norm in zip(linears, norms, strict=True):
             h = affine(linear, values)
             half = len(h) // 2
             products = [h[i] * h[half + i] for i in range(half)]
@@ -59,12 +61,13 @@ def test_block_equals_the_equations_written_out(residual: str, seed: int) -> Non
                 joined = h[:half] + products
             else:
                 joined = [h[i] + products[i] for i in range(half)]
-            norm, values = rest[0], []
+            values = []
             for i, value in enumerate(joined):
                 deviation = math.sqrt(norm.running_var[i].item() + norm.eps)
                 centered = (value - norm.running_mean[i].item()) / deviation
                 values.append(max(0.0, norm.weight[i].item() * centered + norm.bias[i].item()))
-        assert out[row].item() == pytest.approx(affine(block.output, values)[0], rel=1e-9)
+        expected = affine(model.blocks[0][1], values)[0]
+        assert out[row].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_logit_is_the_mean_of_a_gated_and_a_plain_block() -> None:
@@ -74,7 +77,7 @@ def test_logit_is_the_mean_of_a_gated_and_a_plain_block() -> None:
     fields, dense = embedded.fields, embedded.dense
     gated = fields * model.gate(fields)
     first = torch.cat([fields.flatten(1), dense, gated.flatten(1)], dim=1)
-    expected = (model.blocks[0](first) + model.blocks[1](embedded.flat())) / 2
+    expected = (model.blocks[0](first) + model.blocks[1](embedded.flat())).squeeze(1) / 2
     torch.testing.assert_close(model(embedded), expected)
     torch.testing.assert_close(model.explain(embedded)["gates"], model.gate(fields).mean(2))
 
@@ -91,7 +94,7 @@ def test_blocks_learn_the_joint_prediction(weight: float) -> None:
     model = contract.build("finalnet", field_gate=False, distillation=weight).eval()
     embedded = contract.inputs(5)
     logit, loss = model.training_outputs(embedded)
-    singles = [block(embedded.flat()).tolist() for block in model.blocks]
+    singles = [block(embedded.flat()).squeeze(1).tolist() for block in model.blocks]
     for row in range(5):
         joint = 1 / (1 + math.exp(-(singles[0][row] + singles[1][row]) / 2))
         expected = 0.0
@@ -106,11 +109,12 @@ def test_the_teacher_is_not_taught() -> None:
     """The blocks' own losses pull each block towards the joint logit, which stays put."""
     model = contract.build("finalnet", field_gate=False).eval()
     embedded = contract.inputs(6)
-    logits = torch.stack([block(embedded.flat()) for block in model.blocks]).detach()
+    x0 = embedded.flat()
+    logits = torch.stack([block(x0).squeeze(1) for block in model.blocks]).detach()
     _, loss = model.training_outputs(embedded)
     loss.sum().backward()
     pull = (logits.sigmoid() - logits.mean(0).sigmoid()).sum(1)
-    gradient = torch.stack([block.output.bias.grad[0] for block in model.blocks])
+    gradient = torch.stack([block[1].bias.grad[0] for block in model.blocks])
     torch.testing.assert_close(gradient, pull)
 
 
