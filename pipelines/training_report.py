@@ -107,6 +107,7 @@ def write_explanations(
             title=f"Field {name}",
             label="mean gate, ± one standard deviation over rows",
             columns=("slot", "gate", "deviation"),
+            base=1.0 if gates.mean.max() > 1 else 0.0,  # a factor changes nothing at 1
         )
         plots.save_figure(*figure, folder / name)
     crosses = found.top_crosses(200)
@@ -116,6 +117,7 @@ def write_explanations(
             slots,
             [one.slots for one in crosses],
             [one.weights for one in crosses],
+            [one.sizes for one in crosses],
             [one.share for one in crosses],
         )
         plots.save_figure(*figure, folder / "crosses")

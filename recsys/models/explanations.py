@@ -29,6 +29,8 @@ class Cross:
     """Share of the rows that have it."""
     weights: tuple[float, ...]
     """Mean weight of each of its slots, where the set occurs."""
+    sizes: tuple[float, ...]
+    """Mean absolute weight of each of its slots: signs may differ between a row's crosses."""
 
 
 class MeanAndSpread:
@@ -117,6 +119,7 @@ class Explanations:
                 one.slots,
                 one.rows / max(self.num_rows, 1),
                 tuple((one.weights / one.uses).tolist()),
+                tuple((one.sizes / one.uses).tolist()),
             )
             for one in found[:count]
         ]
@@ -139,9 +142,9 @@ class Explanations:
             sums = self._crosses.setdefault(keys[first[index]].tobytes(), _CrossSums(slots))
             sums.rows += int(per_set[index])
             sums.uses += len(members)
-            sums.weights = sums.weights + flat[members][:, list(slots)].sum(
-                0, dtype=np.float64
-            )
+            found = flat[members][:, list(slots)]
+            sums.weights += found.sum(0, dtype=np.float64)
+            sums.sizes += np.abs(found).sum(0, dtype=np.float64)
 
 
 class _CrossSums:
@@ -151,7 +154,7 @@ class _CrossSums:
         self.slots = slots
         self.rows = 0
         self.uses = 0
-        self.weights = np.zeros(len(slots))
+        self.weights, self.sizes = np.zeros((2, len(slots)))
 
 
 def latest_first(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -362,18 +362,20 @@ def crosses_plot(
     slots: Sequence[str],
     crosses: Sequence[Sequence[int]],
     weights: Sequence[Sequence[float]],
+    sizes: Sequence[Sequence[float]],
     shares: Sequence[float],
 ) -> tuple[Figure, Columns]:
     """Sets of slots that enter a product together: one line per set, a dot in each slot's column.
 
-    A dot's area is the size of its mean weight, its colour the sign. At most 20 sets are drawn and
-    only the slots that occur in them; the table has all.
+    A dot's area is the mean size of the weight, its colour the sign of the mean weight. At most 20
+    sets are drawn and only the slots that occur in them; the table has all.
 
     Args:
         subject: Model, data set and number of rows.
         slots: F names.
         crosses: K sets of positions among the slots, the most frequent first.
         weights: Mean weight of each member, as `crosses`.
+        sizes: Mean absolute weight of each member, as `crosses`.
         shares: [K] share of the rows that have the set.
     """
     table = {
@@ -381,6 +383,7 @@ def crosses_plot(
         "share_of_rows": [shares[k] for k, one in enumerate(crosses) for _ in one],
         "slot": [slots[i] for one in crosses for i in one],
         "mean_weight": [w for one in weights for w in one],
+        "mean_size": [size for one in sizes for size in one],
     }
     drawn = crosses[:MAX_CROSSES]
     used = sorted({i for one in drawn for i in one})
@@ -388,8 +391,8 @@ def crosses_plot(
     size = (max(4.8, 1.9 + 0.3 * len(used)), max(3.0, 2.1 + 0.27 * len(drawn)))
     title = f"Most frequent crosses, share of rows that have each\n{subject}"
     figure, (axis,) = new_figure(title, size=size)
-    largest = max((abs(w) for one in weights[:MAX_CROSSES] for w in one), default=1.0) or 1.0
-    for line, (members, values) in enumerate(zip(drawn, weights, strict=False)):
+    largest = max((one for line in sizes[:MAX_CROSSES] for one in line), default=1.0) or 1.0
+    for line, (members, values, areas) in enumerate(zip(drawn, weights, sizes, strict=False)):
         places = [column[i] for i in members]
         axis.plot(
             [min(places), max(places)], [line, line], color="#B8B8B8", linewidth=1.2, zorder=1
@@ -397,7 +400,7 @@ def crosses_plot(
         axis.scatter(
             places,
             [line] * len(places),
-            s=[12 + 110 * abs(w) / largest for w in values],
+            s=[12 + 110 * area / largest for area in areas],
             c=[BLUE if w >= 0 else ORANGE for w in values],
             zorder=2,
         )
@@ -407,7 +410,9 @@ def crosses_plot(
     axis.set(xlim=(-0.6, max(len(used), 1) - 0.4), ylim=(max(len(drawn), 1) - 0.4, -0.6))
     for sign, color in (("positive", BLUE), ("negative", ORANGE)):
         axis.scatter([], [], s=60, c=color, label=f"{sign} weight")
-    axis.scatter([], [], s=122, facecolors="none", edgecolors=GREY, label=f"size {largest:.3g}")
+    axis.scatter(
+        [], [], s=122, facecolors="none", edgecolors=GREY, label=f"mean size {largest:.3g}"
+    )
     _legend_above(axis, axis.get_legend_handles_labels()[0])
     return figure, table
 
@@ -459,6 +464,8 @@ class Panel:
     """Standard deviation (over seeds, rows, repeats), drawn as an interval."""
     columns: tuple[str, str] = ("importance", "deviation")
     """Names of the values and of their spread in the table."""
+    base: float = 0.0
+    """Value at which bars begin."""
 
 
 def bars(
@@ -470,6 +477,7 @@ def bars(
     title: str = "Field importance",
     label: str = "importance",
     columns: tuple[str, str, str] = ("field", "importance", "deviation"),
+    base: float = 0.0,
 ) -> tuple[Figure, Columns]:
     """Numbers with names as horizontal bars, the highest on top.
 
@@ -483,8 +491,9 @@ def bars(
         title: What is shown; the subject is added.
         label: What a bar's length means, with its unit.
         columns: Columns of the table: names, values, spread.
+        base: Value at which bars begin, such as 1 for factors.
     """
-    panel = Panel(label, values, spread, columns[1:])
+    panel = Panel(label, values, spread, columns[1:], base)
     return bar_panels(subject, names, [panel], title=title, column=columns[0])
 
 
@@ -518,7 +527,7 @@ def bar_panels(
     table: dict[str, Any] = {column: [names[i] for i in order]}
     for axis, panel, (values, spread) in zip(axes, panels, arrays, strict=True):
         assert values is not None
-        _draw_bars(axis, values[shown], None if spread is None else spread[shown], panel.label)
+        _draw_bars(axis, values[shown], None if spread is None else spread[shown], panel)
         table[panel.columns[0]] = values[order]
         if spread is not None:
             table[panel.columns[1]] = spread[order]
@@ -538,25 +547,26 @@ def _per_name(names: Sequence[str], values: Values | None) -> np.ndarray | None:
     return array
 
 
-def _draw_bars(axis: Axes, values: np.ndarray, spread: np.ndarray | None, label: str) -> None:
+def _draw_bars(axis: Axes, values: np.ndarray, spread: np.ndarray | None, panel: Panel) -> None:
     """Bars with the number written beyond the end of each one, on the side it grows to."""
-    lengths = np.nan_to_num(values)
-    reach = np.zeros_like(lengths) if spread is None else np.nan_to_num(spread)
-    places = np.arange(len(lengths))
-    axis.barh(places, lengths, color=BLUE, height=0.72)
+    base = panel.base
+    ends = np.nan_to_num(values, nan=base)
+    reach = np.zeros_like(ends) if spread is None else np.nan_to_num(spread)
+    places = np.arange(len(ends))
+    axis.barh(places, ends - base, left=base, color=BLUE, height=0.72)
     if spread is not None:
         axis.errorbar(
-            lengths, places, xerr=reach, fmt="none", ecolor="#303030", elinewidth=1.0, capsize=2.0
+            ends, places, xerr=reach, fmt="none", ecolor="#303030", elinewidth=1.0, capsize=2.0
         )
-    low = min(float((lengths - reach).min(initial=0.0)), 0.0)
-    high = max(float((lengths + reach).max(initial=0.0)), 0.0)
+    low = min(float((ends - reach).min(initial=base)), base)
+    high = max(float((ends + reach).max(initial=base)), base)
     span = (high - low) or 1.0
-    largest = float(np.abs(lengths).max(initial=0.0)) or 1.0
-    for place, value, length, far in zip(places, values, lengths, reach, strict=True):
-        forward = length >= 0
+    largest = float(np.abs(ends - base).max(initial=0.0)) or 1.0
+    for place, value, end, far in zip(places, values, ends, reach, strict=True):
+        forward = end >= base
         axis.annotate(
             _number(value, largest),
-            (length + far if forward else length - far, place),
+            (end + far if forward else end - far, place),
             xytext=(4 if forward else -4, 0),
             textcoords="offset points",
             va="center_baseline",
@@ -565,22 +575,23 @@ def _draw_bars(axis: Axes, values: np.ndarray, spread: np.ndarray | None, label:
             color="#303030",
         )
     # Room for the numbers: they are about as wide as a seventh of the axis.
-    axis.set_xlim(low - (0.16 * span if low < 0 else 0.0), high + 0.16 * span)
+    axis.set_xlim(low - (0.16 * span if low < base else 0.0), high + 0.16 * span)
     axis.tick_params(axis="y", length=0)
-    axis.axvline(0.0, color="black", linewidth=0.8)
+    axis.axvline(base, color="black", linewidth=0.8)
     axis.spines["left"].set_visible(False)
     axis.grid(visible=False, axis="y")
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axis.xaxis.set_major_formatter(SHORT)
-    axis.set_xlabel(label)
+    axis.set_xlabel(panel.label)
 
 
 def _number(value: float, largest: float) -> str:
-    """Three digits of the longest bar, and as many decimals for the others."""
+    """Three or four digits of the longest bar, and as many decimals for the others."""
     if not np.isfinite(value):
         return "none"
-    digits = int(np.clip(2 - np.floor(np.log10(largest)), 0, 6))
-    return f"{value:,.{digits}f}"
+    size = int(np.floor(np.log10(largest)))
+    digits = int(np.clip(max(2 - size, min(4, 3 - size)), 0, 6))
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: not "-0.000"
 
 
 def _legend_above(axis: Axes, handles: Sequence[Any]) -> None:

@@ -63,6 +63,7 @@ def test_crosses_are_the_sets_that_most_rows_have(case) -> None:
     assert [(one.slots, one.share) for one in top] == [(s, n / 100) for s, n in expected]
     for one in top:
         np.testing.assert_allclose(one.weights, np.mean(sums[one.slots], axis=0))
+        np.testing.assert_allclose(one.sizes, np.mean(np.abs(sums[one.slots]), axis=0))
 
 
 def test_memory_is_bounded_and_frequent_sets_survive(monkeypatch: pytest.MonkeyPatch) -> None:

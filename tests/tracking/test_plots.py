@@ -61,7 +61,12 @@ def every_figure():
         "attention": attention_heatmap(SUBJECT, FIELDS, attention),
         "importance": bars(SUBJECT, FIELDS, rng.random(39), rng.random(39) / 9),
         "crosses": crosses_plot(
-            SUBJECT, FIELDS, [(0, 5), (3, 4, 38)], [(1, -2), (1, 1, 1)], (1, 0.5)
+            SUBJECT,
+            FIELDS,
+            [(0, 5), (3, 4, 38)],
+            [(1, -2), (1, 1, 1)],
+            [(1, 2), (1, 1, 3)],
+            (1, 0.5),
         ),
         "interest": interest_by_recency(SUBJECT, "items", *rng.random((3, 50))),
         "panels": bar_panels(
@@ -239,7 +244,19 @@ class TestBars:
         for text in axis.texts:
             box = text.get_window_extent()
             assert frame.x0 <= box.x0 < box.x1 <= frame.x1, text.get_text()
-        assert {text.get_text() for text in axis.texts} == {"0.500", "-0.300", "0.000"}
+        assert {text.get_text() for text in axis.texts} == {"0.5000", "-0.3000", "0.0000"}
+
+    def test_bars_begin_at_their_base(self):
+        figure, _ = bars(SUBJECT, ["a", "b"], [1.02, 0.97], base=1.0)
+        (axis,) = figure.axes
+        starts = {round(bar.get_x(), 6) for bar in axis.patches}
+        assert starts == {1.0}
+        assert axis.get_xlim()[0] > 0.9
+        assert {text.get_text() for text in axis.texts} == {"1.0200", "0.9700"}
+
+    def test_no_negative_zero(self):
+        figure, _ = bars(SUBJECT, ["a", "b"], [0.5, -1e-9])
+        assert {text.get_text() for text in figure.axes[0].texts} == {"0.5000", "0.0000"}
 
     def test_panels_share_the_order_of_the_first(self):
         panels = [
@@ -268,11 +285,13 @@ class TestCrosses:
         shares = np.linspace(1, 0.5, 30).tolist()
         crosses = [(0, 2)] + [(1, 2)] * 28 + [(0, 3)]
         weights = [(0.5, -0.25)] * 30
-        figure, table = crosses_plot(SUBJECT, ["a", "b", "c", "d"], crosses, weights, shares)
+        figure, table = crosses_plot(
+            SUBJECT, ["a", "b", "c", "d"], crosses, weights, np.abs(weights).tolist(), shares
+        )
         rows = list(zip(*table.values(), strict=True))
-        assert rows[0] == (1, 1.0, "a", 0.5)
-        assert rows[1] == (1, 1.0, "c", -0.25)
-        assert rows[-1] == (30, 0.5, "d", -0.25)
+        assert rows[0] == (1, 1.0, "a", 0.5, 0.5)
+        assert rows[1] == (1, 1.0, "c", -0.25, 0.25)
+        assert rows[-1] == (30, 0.5, "d", -0.25, 0.25)
         (axis,) = figure.axes
         assert [text.get_text() for text in axis.get_xticklabels()] == ["a", "b", "c"]  # 20 drawn
         assert axis.get_yticklabels()[0].get_text() == "100.0%"
@@ -280,7 +299,7 @@ class TestCrosses:
 
     @pytest.mark.filterwarnings("error")
     def test_none(self, tmp_path):
-        save_figure(*crosses_plot(SUBJECT, ["a"], [], [], []), tmp_path / "plot")
+        save_figure(*crosses_plot(SUBJECT, ["a"], [], [], [], []), tmp_path / "plot")
 
 
 class TestInterest:
