@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.formats import is_text, plain_type
+from recsys.data.formats import is_text, plain, plain_type
 from recsys.data.hashing import hash_text
 from recsys.data.readers import Chunk
 from recsys.data.schema import MISSING, NUM_RESERVED, Encoding, Field, Kind
@@ -117,7 +117,7 @@ def category_codes(
     if pa.types.is_dictionary(kind) and (
         array.dictionary.null_count or not is_text(kind.value_type)
     ):
-        array = array.cast(kind.value_type)
+        array = plain(array)
     if pa.types.is_null(kind):
         return np.full(len(array), MISSING, np.int32)
     if not pa.types.is_dictionary(array.type):

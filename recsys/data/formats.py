@@ -229,4 +229,9 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
 def plain(array: pa.Array) -> pa.Array:
     """Decode dictionaries and views."""
     kind = plain_type(array.type)
-    return array if array.type == kind else array.cast(kind)
+    if array.type == kind:
+        return array
+    if pa.types.is_dictionary(array.type) and pa.types.is_string_view(array.type.value_type):
+        # Polars writes its categories so into an Arrow file, and Arrow cannot decode them.
+        array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(kind))
+    return array.cast(kind)

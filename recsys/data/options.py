@@ -122,6 +122,7 @@ def apply_options(schema: Schema, options: DataOptions) -> Schema:
         changed = _override(_general(one, options), options.fields.get(one.name, {}), options)
         if changed is not None:
             fields.append(changed)
+    _check_shares(fields, options)
     schema = schema.replace(_unshare(fields))
     if options.features is not None:
         schema = _choose(schema, options)
@@ -196,6 +197,21 @@ def _override(one: Field, keys: Mapping[str, Any], options: DataOptions) -> Fiel
     return _complete(
         dataclasses.replace(one, **{**keys, "kind": Kind(kind), "encoding": encoding}), options
     )
+
+
+def _check_shares(fields: list[Field], options: DataOptions) -> None:
+    """Refuse a `shares` that was asked for and cannot be; one that was inferred may be undone."""
+    kinds = {one.name: one.kind for one in fields}
+    for one in fields:
+        target = options.fields.get(one.name, {}).get("shares")
+        if target is None or kinds.get(target) is Kind.CATEGORICAL:
+            continue
+        what = f"that field is {kinds[target]}" if target in kinds else "there is no such field"
+        allowed = [name for name, kind in kinds.items() if kind is Kind.CATEGORICAL]
+        raise SchemaError(
+            f"data.fields.{one.name}.shares={target}: {what}, but a history shares the table of a "
+            f"category.{did_you_mean(str(target), allowed)}"
+        )
 
 
 def _unshare(fields: list[Field]) -> list[Field]:

@@ -139,6 +139,11 @@ class Source:
         )
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """The files or frames, in reading order."""
+        return tuple(self._parts)
+
+    @property
     def files(self) -> tuple[tuple[str, int], ...]:
         """Name and row count of each file, in reading order."""
         return tuple((part.name, part.num_rows) for part in self._parts)

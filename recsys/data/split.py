@@ -203,7 +203,7 @@ def time_values(array: pa.Array, name: str, chunk: Chunk | None) -> np.ndarray:
         where = chunk.where(row) if chunk else f"row {row}"
         raise SchemaError(
             f'time column "{name}" is missing in {where} ({int(missing.sum())} such rows in this '
-            "part); a split by time needs it in every row. Remove those rows."
+            "part); it puts the rows in order, so every row needs it. Remove those rows."
         )
     return array.to_numpy(zero_copy_only=False)
 

@@ -1,12 +1,14 @@
 """Histories: equal to a slow loop, and blind to everything at or after a row's own time."""
 
 import datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from recsys.data.histories import windows, with_histories
+from recsys.data.histories import add_histories, windows, with_histories
+from recsys.data.readers import Source
 from recsys.errors import ConfigError, SchemaError
 
 
@@ -166,3 +168,104 @@ def test_bad_input() -> None:
         with_histories(holes, {"h": "item"}, user="user", time="at")
     with pytest.raises(ConfigError, match="at most 0 events"):
         with_histories(frame, {"h": "item"}, user="user", time="at", max_length=0)
+
+
+# --- sources ----------------------------------------------------------------------------------
+
+COLUMNS = {"seen": "item", "paid": "price"}
+
+
+def parts(folder: Path, frame: pl.DataFrame) -> dict[str, Source]:
+    """Training rows in two files of small row groups, test rows in memory."""
+    frame[:150].write_parquet(folder / "a.parquet", row_group_size=20)
+    frame[150:170].write_ipc(folder / "b.arrow")
+    files = [folder / "a.parquet", folder / "b.arrow"]
+    return {"train": Source.open(files), "test": Source.from_frame(frame[170:])}
+
+
+def read(sources: dict[str, Source], columns: list[str], rows: int) -> list[dict]:
+    return [
+        row
+        for source in sources.values()
+        for batch in source.batches(columns, rows)
+        for row in batch.table.to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("rows", [7, 50, 10_000])
+def test_sources_are_one_log(tmp_path: Path, positive: bool, rows: int) -> None:
+    frame = log(240).with_columns(item=pl.col("item").cast(pl.Categorical))
+    found = add_histories(
+        parts(tmp_path, frame), COLUMNS, user="user", time="at", max_length=7,
+        positive="label" if positive else None,
+    )  # fmt: skip
+    expected = fast(frame, 7, positive).to_dicts()
+    names = ["user", "item", "price", "at", "label", "seen", "paid"]
+    assert list(found["train"].columns) == names
+    assert str(found["test"].columns["seen"]) == "list<item: string>"
+    assert read(found, names, rows) == expected
+    only = [{"paid": row["paid"]} for row in expected]
+    assert read(found, ["paid"], rows) == only
+
+
+def test_nothing_is_read_before_it_is_needed(tmp_path: Path) -> None:
+    sources = parts(tmp_path, log(240))
+    found = add_histories(sources, COLUMNS, user="user", time="at")
+    (tmp_path / "a.parquet").write_bytes(b"")
+    assert found["train"].num_rows == 170
+    assert len(read({"test": found["test"]}, ["item"], 9)) == 70
+    with pytest.raises((SchemaError, OSError)):
+        read({"test": found["test"]}, ["seen"], 9)
+
+
+def test_values_of_other_types(tmp_path: Path) -> None:
+    frame = log(240).with_columns(
+        day=pl.date(2024, 1, 1) + pl.duration(days=pl.col("at")),
+        number=pl.when(pl.col("at") > 9).then(pl.col("at").cast(pl.UInt16)),
+        flag=pl.col("label") == 1,
+        nothing=pl.lit(None, pl.String),
+    )
+    columns = {f"{name}_before": name for name in ("day", "number", "flag", "nothing")}
+    found = add_histories(parts(tmp_path, frame), columns, user="user", time="at")
+    expected = with_histories(frame, columns, user="user", time="at").to_dicts()
+    assert read(found, list(expected[0]), 33) == expected
+
+
+def test_the_digest_follows_what_the_lists_depend_on(tmp_path: Path) -> None:
+    sources = parts(tmp_path, log(240))
+
+    def digest(**keys: object) -> str:
+        return add_histories(
+            sources, **({"columns": COLUMNS, "user": "user", "time": "at"} | keys)
+        )["train"].digest()
+
+    changes = [
+        {"max_length": 9}, {"positive": "label"}, {"user": "item"}, {"time": "price"},
+        {"columns": {"seen": "price", "paid": "item"}},
+    ]  # fmt: skip
+    assert digest() == digest()
+    assert len({digest(), *(digest(**change) for change in changes)}) == 1 + len(changes)
+
+
+def test_bad_sources(tmp_path: Path) -> None:
+    frame = log(240).with_columns(tags=pl.lit(["a"]), seen_before=pl.lit(["a"]))
+    sources = parts(tmp_path, frame)
+
+    def add(columns: dict[str, str], **keys: str) -> dict[str, Source]:
+        return add_histories(sources, columns, **({"user": "user", "time": "at"} | keys))
+
+    with pytest.raises(SchemaError, match=r'no column "itm".*Did you mean item'):
+        add({"seen": "itm"})
+    with pytest.raises(SchemaError, match=r'no column "usr"'):
+        add({"seen": "item"}, user="usr")
+    with pytest.raises(SchemaError, match=r'no column "lable".*Did you mean label'):
+        add({"seen": "item"}, positive="lable")
+    with pytest.raises(SchemaError, match=r'"seen_before" has the name of a column.*kind=history'):
+        add({"seen_before": "item"})
+    with pytest.raises(SchemaError, match=r'"seen" of "tags" cannot be made.*list<item: string>'):
+        add({"seen": "tags"})
+    holes = frame.with_columns(at=pl.when(pl.int_range(240) == 155).then(None).otherwise("at"))
+    sources = parts(tmp_path, holes)
+    with pytest.raises(SchemaError, match=r'column "at" is missing in .*b\.arrow row 5 .*Remove'):
+        read(add({"seen": "item"}), ["seen"], 9)

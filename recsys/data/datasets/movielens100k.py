@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from recsys.data.datasets.files import Download, check_count, find, open_folder, read_bytes
+from recsys.data.histories import MAX_LENGTH, with_histories
 from recsys.data.raw import RawDataset
 from recsys.data.readers import Source
 from recsys.data.schema import Encoding, Field, Kind, Schema
@@ -24,7 +23,6 @@ GENRES = (
     "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
     "Thriller", "War", "Western",
 )  # fmt: skip
-MAX_HISTORY = 50
 DOWNLOADS = (
     Download(
         "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
@@ -65,7 +63,13 @@ def build(
     frame = frame.filter((pl.col("rating") >= positive) | (pl.col("rating") <= negative))
     frame = frame.with_columns(label=(pl.col("rating") >= positive).cast(pl.Int8))
     if history:
-        frame = frame.with_columns(history=liked_before(frame))
+        frame = with_histories(
+            frame,
+            {"history": "item"},
+            user="user",
+            time="timestamp",
+            where=pl.col("label") == 1,
+        )
     return RawDataset(
         name="movielens100k",
         files={"all": Source.from_frame(frame, str(folder / "u.data"))},
@@ -103,32 +107,6 @@ def movies(folder: Path) -> pl.DataFrame:
     )
 
 
-def liked_before(frame: pl.DataFrame, max_length: int = MAX_HISTORY) -> pl.Series:
-    """For every row, the last items its user liked strictly before it, oldest first.
-
-    Args:
-        frame: Columns user, item, timestamp and label.
-        max_length: Longest list.
-    """
-    order = frame.with_row_index("row").sort("user", "timestamp", "row")
-    user, time, label, item = (order[c].to_numpy() for c in ("user", "timestamp", "label", "item"))
-    rows = np.arange(len(user))
-    new_user = np.r_[True, user[1:] != user[:-1]]
-    new_time = new_user | np.r_[True, time[1:] != time[:-1]]
-    # Likes are numbered over the whole table; a row sees those from its user's first to the last
-    # one before its own moment.
-    likes_before = np.cumsum(label) - label
-    first = likes_before[np.maximum.accumulate(np.where(new_user, rows, 0))]
-    stop = likes_before[np.maximum.accumulate(np.where(new_time, rows, 0))]
-    start = np.maximum(first, stop - max_length)
-    length = stop - start
-    offsets = np.concatenate([[0], np.cumsum(length)])
-    position = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], length)
-    values = item[label == 1][position]
-    lists = pl.Series(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)))
-    return lists[order["row"].arg_sort()]
-
-
 def _read(folder: Path, name: str, separator: str, columns: list[str]) -> pl.DataFrame:
     file = find("movielens100k", folder, name)
     try:
@@ -160,5 +138,5 @@ def _schema(history: bool) -> Schema:
         field("genres", Kind.MULTIVALUED, "string", max_length=len(GENRES)),
     ]
     if history:
-        fields.append(field("history", Kind.HISTORY, "int", max_length=MAX_HISTORY, shares="item"))
+        fields.append(field("history", Kind.HISTORY, "int", max_length=MAX_LENGTH, shares="item"))
     return Schema(tuple(fields), ("label",), group="user", timestamp="timestamp")

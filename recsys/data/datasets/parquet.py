@@ -1,16 +1,28 @@
-"""Your own table: Parquet, CSV or Arrow; a file, a folder or a glob; kinds inferred from types."""
+"""Your own table: Parquet, CSV or Arrow; a file, a folder or a glob; kinds inferred from types.
+
+`histories` makes list columns out of the table's own rows, for a log of clicks that has none: what
+the user of a row (`group`) did strictly before it (`timestamp`). With several files, the rows of
+all of them are one log. A list column that is there already needs no such thing:
+`data.fields.<column>.kind=history data.fields.<column>.shares=<field>`.
+
+A model that was trained with such columns wants them in the rows that it scores too:
+`recsys.data.histories.with_histories` makes them from a log in memory.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from recsys.data.datasets.files import cache_folder
+from recsys.data.histories import MAX_LENGTH, add_histories
 from recsys.data.infer import infer_schema
 from recsys.data.raw import RawDataset
 from recsys.data.readers import Source
+from recsys.data.schema import Field, Kind, Schema
 from recsys.errors import ConfigError, SchemaError, did_you_mean
 
 TYPES = {
@@ -21,6 +33,7 @@ TYPES = {
     "datetime": pa.timestamp("us"),
 }
 """What `types` may say of a CSV column."""
+EVENTS = ("all", "positives")
 
 
 def build(
@@ -33,6 +46,9 @@ def build(
     weight: str | None = None,
     group: str | None = None,
     timestamp: str | None = None,
+    histories: Mapping[str, str] | None = None,
+    history_of: str = "all",
+    history_length: int = MAX_LENGTH,
     separator: str | None = None,
     null_values: Sequence[str] = ("",),
     types: Mapping[str, str] | None = None,
@@ -48,7 +64,13 @@ def build(
         test_path: Test rows.
         weight: Column of example weights.
         group: Column for grouped metrics, usually the user; it stays an input.
-        timestamp: Time column, for `data.split=time`; it is no input.
+        timestamp: Time column, for `data.split=time` and histories; it is no input.
+        histories: New list column to the category whose earlier values it holds, for example
+            `{item_history: item}`. Those of one table are aligned, event by event.
+        history_of: Events of a history: `all` earlier rows, or the `positives` (label 1; the
+            first label of several). Then split by time: after a random split, training rows hold
+            labels of test rows.
+        history_length: Events kept per history, the latest.
         separator: Of a CSV; None is a tab for `.tsv` and a comma otherwise.
         null_values: Texts that mean "missing" in a CSV.
         types: CSV column to `string`, `int64`, `float64`, `bool` or `datetime`.
@@ -75,13 +97,13 @@ def build(
         for split, where in paths.items()
         if where
     }
-    schema = infer_schema(
-        files["train"],
-        label if label is not None else list(labels or ()),
-        weight=weight,
-        group=group,
-        timestamp=timestamp,
-    )
+    names = [label] if label is not None else list(labels or ())
+    if histories:
+        files = _add_histories(
+            files, histories, names[0], group, timestamp, history_of, history_length
+        )
+    schema = infer_schema(files["train"], names, weight=weight, group=group, timestamp=timestamp)
+    schema = _mark_histories(schema, histories or {}, history_length)
     for source in files.values():
         source.require(schema.labels)
     if len(files) == 1:
@@ -93,6 +115,58 @@ def build(
         schema=schema,
         split="options" if split_by_options else None,
     )
+
+
+def _add_histories(
+    files: dict[str, Source],
+    histories: Mapping[str, str],
+    label: str,
+    group: str | None,
+    timestamp: str | None,
+    history_of: str,
+    history_length: int,
+) -> dict[str, Source]:
+    if history_of not in EVENTS:
+        raise ConfigError(
+            f"data.history_of={history_of} is not a choice.{did_you_mean(history_of, EVENTS)}"
+        )
+    if history_length < 1:
+        raise ConfigError(f"data.history_length={history_length}; it must be at least 1.")
+    if group is None or timestamp is None:
+        absent = [k for k, v in (("data.group", group), ("data.timestamp", timestamp)) if v is None]
+        raise ConfigError(
+            f"data.histories needs {' and '.join(absent)} too: a history is what the same user "
+            "(data.group=<column>) did at an earlier time (data.timestamp=<column>)."
+        )
+    return add_histories(
+        files,
+        histories,
+        user=group,
+        time=timestamp,
+        max_length=history_length,
+        positive=label if history_of == "positives" else None,
+    )
+
+
+def _mark_histories(schema: Schema, histories: Mapping[str, str], history_length: int) -> Schema:
+    """Make the new list columns histories of their fields, whatever their names suggest."""
+    for name, target in histories.items():
+        if target not in schema.names or schema[target].kind is not Kind.CATEGORICAL:
+            what = f"is {schema[target].kind}" if target in schema.names else "is no input"
+            categories = [f.name for f in schema if f.kind is Kind.CATEGORICAL]
+            raise SchemaError(
+                f'data.histories.{name}={target}: "{target}" {what}, but a history shares the '
+                f"table of a category.{did_you_mean(target, categories)}"
+            )
+
+    def marked(one: Field) -> Field:
+        if one.name not in histories:
+            return one
+        return dataclasses.replace(
+            one, kind=Kind.HISTORY, shares=histories[one.name], max_length=history_length
+        )
+
+    return schema.replace(marked(one) for one in schema)
 
 
 def _name(path: str | Path) -> str:

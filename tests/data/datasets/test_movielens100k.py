@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -75,35 +74,12 @@ def test_label_rules(small: Path) -> None:
             movielens100k.build(source=small, positive=positive, negative=negative)
 
 
-def test_history_equals_a_slow_loop() -> None:
-    rng = np.random.default_rng(0)
-    frame = pl.DataFrame(
-        {
-            "user": rng.integers(0, 12, 600),
-            "item": rng.integers(0, 50, 600),
-            "timestamp": rng.integers(0, 80, 600),  # many ties
-            "label": rng.integers(0, 2, 600),
-        }
-    )
-    rows = frame.with_row_index("row").rows(named=True)
-    expected = []
-    for row in rows:
-        liked = [
-            other
-            for other in rows
-            if other["user"] == row["user"]
-            and other["timestamp"] < row["timestamp"]
-            and other["label"]
-        ]
-        liked.sort(key=lambda other: (other["timestamp"], other["row"]))
-        expected.append([other["item"] for other in liked][-7:])
-    assert movielens100k.liked_before(frame, 7).to_list() == expected
-    assert max(map(len, expected)) == 7
-
-
 def test_history_of_the_small_files(small: Path) -> None:
     raw = movielens100k.build(source=small, positive=2, negative=1, history=True)
-    assert table(raw)["history"].to_list() == [[], [], [], []]
+    assert table(raw)["history"].to_list() == [[], [], [], []]  # what came before was not liked
+    (small / "u.data").write_text("1\t2\t5\t30\n2\t1\t3\t20\n1\t1\t4\t10\n2\t2\t4\t20\n")
+    raw = movielens100k.build(source=small, history=True)
+    assert table(raw)["history"].to_list() == [[1], [], [], []]
     assert raw.schema["history"].kind is Kind.HISTORY
     assert raw.schema["history"].shares == "item"
 

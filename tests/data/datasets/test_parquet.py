@@ -9,9 +9,12 @@ import polars as pl
 import pytest
 
 from recsys.data.datasets.parquet import build
+from recsys.data.encode import FeaturePipeline
+from recsys.data.histories import with_histories
 from recsys.data.options import DataOptions
 from recsys.data.prepare import prepare
-from recsys.data.schema import Kind
+from recsys.data.schema import NUM_RESERVED, Kind
+from recsys.data.store import Store
 from recsys.errors import ConfigError, SchemaError
 
 
@@ -28,6 +31,9 @@ def clicks(rows: int = 200, start: int = 0) -> pl.DataFrame:
             "bought": rng.integers(0, 2, rows),
         }
     )
+
+
+LOG = {"histories": {"item_history": "item"}, "group": "user", "timestamp": "at"}
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "arrow"])
@@ -120,6 +126,15 @@ def test_csv_types_separator_and_missing_values(tmp_path: Path, cache: Path) -> 
         ({"label": "item"}, SchemaError, 'label "item" holds'),
         ({"timestamp": "att"}, SchemaError, "Did you mean at?"),
         ({"types": {"user": "strng"}}, SchemaError, "Did you mean string?"),
+        ({"histories": {"h": "item"}}, ConfigError, "needs data.group and data.timestamp too"),
+        ({"histories": {"h": "item"}, "group": "user"}, ConfigError, "needs data.timestamp too"),
+        (LOG | {"histories": {"h": "itm"}}, SchemaError, "Did you mean item?"),
+        (LOG | {"histories": {"h": "price"}}, SchemaError, '"price" is numeric, but a history'),
+        (LOG | {"histories": {"h": "at"}}, SchemaError, '"at" is no input'),
+        (LOG | {"histories": {"h": "clicked"}}, SchemaError, '"clicked" is no input'),
+        (LOG | {"histories": {"price": "item"}}, SchemaError, '"price" has the name of a column'),
+        (LOG | {"history_of": "positive"}, ConfigError, "Did you mean positives?"),
+        (LOG | {"history_length": 0}, ConfigError, "data.history_length=0"),
     ],
 )
 def test_wrong_keys_are_told(tmp_path: Path, keys: dict, error: type[Exception], told: str) -> None:
@@ -138,3 +153,95 @@ def test_test_rows_need_the_label_too(tmp_path: Path) -> None:
 def test_absent_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="absent"):
         build(path=tmp_path / "absent.parquet", label="clicked")
+
+
+# --- histories --------------------------------------------------------------------------------
+
+
+def decoded(store: Store, pipeline: FeaturePipeline, name: str, item: str) -> list[list[str]]:
+    """Texts of a history column, by the tokens of its item."""
+    tokens = pipeline.tokens(item).to_pylist()
+    values, offsets = store.ragged[name]
+    return [
+        [tokens[code] for code in values[offsets[i] : offsets[i + 1]]] for i in range(len(store))
+    ]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "csv.gz"])
+@pytest.mark.parametrize("history_of", ["all", "positives"])
+def test_a_log_gets_histories(tmp_path: Path, ending: str, history_of: str) -> None:
+    frame = clicks(3000).sample(fraction=1.0, shuffle=True, seed=0)  # an unsorted file
+    if ending == "parquet":
+        frame.write_parquet(tmp_path / "log.parquet", row_group_size=700)
+    else:
+        frame.write_csv(
+            tmp_path / f"log.{ending}", compression="gzip" if "gz" in ending else "uncompressed"
+        )
+    raw = build(
+        path=tmp_path / f"log.{ending}", label="clicked", history_of=history_of, history_length=6,
+        **LOG,
+    )  # fmt: skip
+    field = raw.schema["item_history"]
+    assert (field.kind, field.shares, field.max_length) == (Kind.HISTORY, "item", 6)
+    data = prepare(raw, DataOptions(split="time"), tmp_path / "prepared")
+    expected = with_histories(
+        frame, {"h": "item"}, user="user", time="at", max_length=6,
+        where=pl.col("clicked") == 1 if history_of == "positives" else None,
+    )["h"].to_list()  # fmt: skip
+    assert max(map(len, expected)) == 6
+    for store in data.stores.values():
+        found = decoded(store, data.pipeline, "item_history", "item")
+        assert found == [expected[row] for row in store.row]
+    assert data.test.ragged["item_history"][0].min() >= NUM_RESERVED
+
+
+def test_all_files_are_one_log(tmp_path: Path) -> None:
+    frame = clicks(900)
+    frame[:600].write_parquet(tmp_path / "train.parquet")
+    frame[600:].write_parquet(tmp_path / "test.parquet")
+    raw = build(
+        path=tmp_path / "train.parquet", test_path=tmp_path / "test.parquet", label="clicked", **LOG
+    )
+    data = prepare(raw, DataOptions(val_fraction=0), tmp_path / "prepared")
+    expected = with_histories(frame, {"h": "item"}, user="user", time="at")["h"].to_list()
+    assert decoded(data.test, data.pipeline, "item_history", "item") == expected[600:]
+    assert min(map(len, expected[700:])) > 20  # most of it lies in the training file
+
+
+def test_two_histories_are_aligned_and_known_by_their_option_not_their_name(tmp_path: Path) -> None:
+    frame = clicks(500).with_columns(shop=pl.col("item").str.replace("i", "s"))
+    frame.write_parquet(tmp_path / "log.parquet")
+    histories = {"before": "item", "shops": "shop"}
+    raw = build(path=tmp_path / "log.parquet", label="clicked", **(LOG | {"histories": histories}))
+    assert [raw.schema[name].shares for name in histories] == ["item", "shop"]
+    data = prepare(raw, DataOptions(max_length=4), tmp_path / "prepared")
+    items = decoded(data.train, data.pipeline, "before", "item")
+    shops = decoded(data.train, data.pipeline, "shops", "shop")
+    assert [[item.replace("i", "s") for item in one] for one in items] == shops
+    assert max(map(len, items)) == 4
+
+
+def test_a_row_without_a_time_is_named(tmp_path: Path) -> None:
+    holes = clicks(50).with_columns(at=pl.when(pl.col("at") != 17).then("at"))
+    holes.write_parquet(tmp_path / "log.parquet")
+    raw = build(path=tmp_path / "log.parquet", label="clicked", **LOG)
+    with pytest.raises(SchemaError, match=r'"at" is missing in .*log\.parquet row 17'):
+        prepare(raw, DataOptions(), tmp_path / "prepared")
+
+
+def test_a_list_column_becomes_a_history_of_a_field(tmp_path: Path) -> None:
+    frame = with_histories(clicks(500), {"basket": "item"}, user="user", time="at")
+    frame.write_parquet(tmp_path / "log.parquet")
+    raw = build(path=tmp_path / "log.parquet", label="clicked")
+    assert raw.schema["basket"].kind is Kind.MULTIVALUED
+    options = DataOptions(fields={"basket": {"kind": "history", "shares": "item"}})
+    data = prepare(raw, options, tmp_path / "prepared")
+    expected = frame["basket"].to_list()
+    found = decoded(data.train, data.pipeline, "basket", "item")
+    assert found == [expected[row] for row in data.train.row]
+    typo = DataOptions(fields={"basket": {"kind": "history", "shares": "itme"}})
+    with pytest.raises(SchemaError, match=r"data\.fields\.basket\.shares=itme.*Did you mean item"):
+        prepare(raw, typo, tmp_path / "prepared")
+    number = DataOptions(fields={"basket": {"kind": "history", "shares": "price"}})
+    with pytest.raises(SchemaError, match="shares=price: that field is numeric"):
+        prepare(raw, number, tmp_path / "prepared")
