@@ -66,8 +66,8 @@ class ExponentialNeurons(nn.Module):
 
     def weights(self, slots: Tensor) -> Tensor:
         """w_ij = s_ij v_ij, [B, J, S]: the power of slot j in neuron i (Eq. 7)."""
-        queries = (self.queries @ self.bilinear).flatten(0, 1)  # [J, D]
-        scores = slots @ queries.T * slots.shape[2] ** -0.5  # [B, S, J], Eq. 5
+        queries = (self.queries @ self.bilinear).flatten(0, 1) * slots.shape[2] ** -0.5  # [J, D]
+        scores = slots @ queries.T  # [B, S, J], Eq. 5
         gates = entmax(scores.transpose(1, 2), self.alpha)
         return gates * self.powers
 
