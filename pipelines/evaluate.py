@@ -47,7 +47,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     saved = SavedModel.load(folder)
     schema = saved.pipeline.schema
     source = Source.open(cfg.data.path)
-    source.require(schema.names)
+    saved.pipeline.require(list(source.columns))
     labelled = set(schema.labels) <= set(source.columns)
     extra = [*schema.labels] if labelled else []
     extra += [c for c in (schema.weight, schema.group) if c is not None and c in source.columns]

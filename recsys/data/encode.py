@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -308,9 +308,20 @@ class FeaturePipeline:
         twice = sorted({name for name in have if have.count(name) > 1})
         if twice:
             raise SchemaError(f"the table has these column names twice: {', '.join(twice)}.")
+        self.require(have)
+
+    def require(self, have: Sequence[str]) -> None:
+        """Raise a SchemaError that lists the columns this pipeline needs and `have` lacks."""
         missing = [name for name in self.schema.names if name not in have]
         if missing:
-            lines = [f"- {name}{did_you_mean(name, have)}" for name in missing[:20]]
+            lines = []
+            for name in missing[:20]:
+                remedy = did_you_mean(name, have)
+                if self.schema[name].kind is Kind.HISTORY:
+                    of = self.schema[name].shares
+                    remedy = f", a history{f' of {of}' if of else ''}: make it from the users' log"
+                    remedy += " with recsys.data.histories.with_histories."
+                lines.append(f"- {name}{remedy}")
             raise SchemaError(
                 f"{len(missing)} of the {len(self.schema)} columns this pipeline was fitted with "
                 "are missing:\n" + "\n".join(lines) + "\nAdd them (null where unknown)."

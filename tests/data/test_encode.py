@@ -274,3 +274,13 @@ def test_a_broken_folder_says_so(tmp_path: Path) -> None:
     path.write_text(json.dumps(raw))
     with pytest.raises(SchemaError, match=r'vocabulary of "item".*has 7 codes.*says 99'):
         FeaturePipeline.load(tmp_path / "p")
+
+
+def test_an_absent_history_comes_with_the_way_to_make_it() -> None:
+    rows = pl.DataFrame({"item": ["a", "b"], "item_history": [[], ["a"]], "click": [0, 1]})
+    schema = infer_schema(Source.from_frame(rows), "click")
+    pipeline = FeaturePipeline.fit(Source.from_frame(rows), schema)
+    told = r"- item_history, a history of item: .*recsys\.data\.histories\.with_histories"
+    with pytest.raises(SchemaError, match=told):
+        pipeline.transform(rows.drop("item_history"))
+    pipeline.require(["other", "item_history", "item"])
