@@ -11,6 +11,7 @@ from recsys.data.options import DataOptions
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.errors import ConfigError
 from recsys.models.registry import import_target
+from recsys.training.optfs import GateOptions
 from recsys.training.optimizers import OptimizerOptions
 from recsys.training.options import TrainerOptions
 
@@ -42,6 +43,7 @@ def test_every_experiment_composes_and_names_its_model(name: str) -> None:
     ("group", "cls"),
     [
         ("embedding", EmbeddingOptions),
+        ("gate", GateOptions),
         ("optimizer", OptimizerOptions),
         ("trainer", TrainerOptions),
     ],

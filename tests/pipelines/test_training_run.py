@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.training_run import choose_device, loggable, newest_first
+from pipelines.training_run import TrainingRun, choose_device, loggable, newest_first
 from recsys import config
 from recsys.errors import ConfigError
 
@@ -37,3 +37,35 @@ def test_newest_first(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "file").write_text("")
     assert [p.name[4:6] for p in newest_first(tmp_path)] == ["03", "02", "01"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("embedding=hashed", "embedding=full"),
+        ("embedding=multiplexed", "embedding=full"),
+        ("optimizer=lazy_adam", "optimizer=adam"),
+        ("gate.rewind_epoch=10", "one of the search epochs"),
+        ("+gate.gama=3", r"gate\.gama is not an option.*gate\."),
+    ],
+)
+def test_what_cannot_be_gated_is_refused_before_data_is_read(override: str, message: str) -> None:
+    cfg = config.compose("train", ["ctr=fm", "gate=optfs", override])
+    with pytest.raises(ConfigError, match=message):
+        TrainingRun(cfg, "ctr", "fm")
+
+
+def test_gates_are_refused_on_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        TrainingRun(config.compose("train", ["ctr=fm", "gate=optfs"]), "ctr", "fm")
+
+
+def test_a_gate_composes_with_an_experiment() -> None:
+    cfg = config.compose(
+        "train", ["ctr=dcnv2", "gate=optfs", "gate.gate_l1=0.5", "experiment=frappe_dcnv2"]
+    )
+    run = TrainingRun(cfg, "ctr", "dcnv2")
+    assert run.gate is not None
+    assert run.gate.gate_l1 == 0.5
+    assert TrainingRun(config.compose("train", ["ctr=fm"]), "ctr", "fm").gate is None
