@@ -115,6 +115,11 @@ class ARMNet(CTRModel):
         batch_norm: bool = True,
     ) -> None:
         super().__init__(num_fields, embed_dim, num_dense)
+        if any(width < 1 for width in deep_dims):
+            raise ConfigError(
+                f"deep_dims is {list(deep_dims)}; it must list positive widths, such as "
+                "[400, 400, 400], or be empty for ARM-Net."
+            )
         self.needs_second = bool(deep_dims)
         num_slots = num_fields + num_dense
         self.dense_vectors = _vectors(num_dense, embed_dim)

@@ -206,6 +206,7 @@ def test_parameter_count() -> None:
         ({"num_heads": 0}, "num_heads is 0"),
         ({"num_neurons": 0}, "num_neurons is 0"),
         ({"hidden_dims": []}, "hidden_dims is"),
+        ({"deep_dims": [8, 0]}, r"deep_dims is \[8, 0\]"),
         ({"dropout": 1.0}, "dropout is 1.0"),
     ],
 )
