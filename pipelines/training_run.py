@@ -208,7 +208,12 @@ class TrainingRun:
             self.spec.pools_histories,
             self.spec.needs_fields,
         ).to(self.device)
-        optimizers = Optimizers(recommender.lookup, recommender.model, self.optimizer_options)
+        counts = None
+        if self.optimizer_options.embedding_mba:
+            counts = count_rows(data.train, recommender.lookup.layout)
+        optimizers = Optimizers(
+            recommender.lookup, recommender.model, self.optimizer_options, counts
+        )
         parameters = recommender.num_parameters()
         memory = recommender.lookup.memory(STATE_FLOATS[self.optimizer_options.name])
         self.console.model(self.spec.class_name, recommender.lookup, parameters, memory)

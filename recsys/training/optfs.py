@@ -205,7 +205,9 @@ class OptFSTrainer(Trainer):
             gates = {n: t for n, t in self.recommender.tensors().items() if _is_gate(n)}
             self.recommender.load_tensors(self.start | gates)
         self.start = None
-        self.optimizers = Optimizers(self.lookup, self.model, self.optimizers.options)
+        self.optimizers = Optimizers(
+            self.lookup, self.model, self.optimizers.options, self.optimizers.row_counts
+        )
         self._ema = self._ema_weight = 0.0
         kept = self.kept_share()
         self.notify(

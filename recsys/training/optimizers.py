@@ -6,6 +6,9 @@
 
 The part outside the tables always takes Adam. Published numbers on small data sets were made with
 `adam` and its dense L2 (BARS); it costs O(table) a step, which is what the other two are for.
+
+`embedding_mba` is DIN's mini-batch aware regularisation, for any of them (Zhou et al., KDD 2018,
+arXiv:1706.06978, Eq. 4-7).
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ class OptimizerOptions:
     """Learning rate of the tables; None: the same."""
     embedding_l2: float = 0.0
     """lambda in lambda/2 * ||W||^2 over EVERY row of every table at every step (BARS)."""
+    embedding_mba: float = 0.0
+    """lambda in lambda / n_j * w_j, the gradient added to each row j that the batch reads, once per
+    batch; n_j is how often training reads the row in an epoch (DIN, Eq. 7)."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -47,7 +53,7 @@ class OptimizerOptions:
             raise ConfigError(
                 f'optimizer "{self.name}" does not exist.{did_you_mean(self.name, STATE_FLOATS)}'
             )
-        for key in ("lr", "table_lr", "embedding_l2", "eps"):
+        for key in ("lr", "table_lr", "embedding_l2", "embedding_mba", "eps"):
             value = getattr(self, key)
             if value < 0:
                 raise ConfigError(f"optimizer.{key}={value}; it must not be negative.")
@@ -68,13 +74,25 @@ class OptimizerOptions:
         """The storage whose rows this optimiser can update.
 
         A fused table moves its rows inside the backward pass, before ranks can sum their gradients:
-        replicated tables take the row-sparse path instead.
+        replicated tables take the row-sparse path instead, and so do rows to be regularised.
+
+        Raises:
+            ConfigError: `embedding_mba` with a dense gradient, which does not say which rows the
+                other ranks have read.
         """
+        if self.embedding_mba and self.name == "adam" and world_size > 1:
+            raise ConfigError(
+                f"optimizer.embedding_mba={self.embedding_mba} needs the rows that every process "
+                f"has read, which a dense gradient of {world_size} processes does not tell. Use "
+                "optimizer=lazy_adam or optimizer=rowwise_adagrad, or one process."
+            )
+        fused = self.name == "rowwise_adagrad" and device.type == "cuda"
+        fused = fused and world_size == 1 and not self.embedding_mba
 
         def make(num_rows: int, width: int) -> Storage:
             if self.name == "adam":
                 return DenseStorage(num_rows, width, device)
-            if self.name == "rowwise_adagrad" and device.type == "cuda" and world_size == 1:
+            if fused:
                 return FusedStorage(
                     num_rows, width, optimizer=self.name, lr=self.table_lr, eps=self.eps,
                     device=device,
@@ -91,13 +109,19 @@ class Optimizers:
         lookup: Owns the tables.
         model: The interaction model.
         options: Rates and kinds.
+        row_counts: How often training reads each row of the tables [R], for `embedding_mba`.
     """
 
     def __init__(
-        self, lookup: EmbeddingLookup, model: nn.Module, options: OptimizerOptions
+        self,
+        lookup: EmbeddingLookup,
+        model: nn.Module,
+        options: OptimizerOptions,
+        row_counts: Tensor | None = None,
     ) -> None:
         self.options = options
         self.storage = lookup.storage
+        self.row_counts = row_counts
         self.parameters = [*model.parameters(), *lookup.dense_parameters()]
         groups: list[dict[str, Any]] = []
         if self.parameters:
@@ -119,6 +143,9 @@ class Optimizers:
         if groups:
             self.dense = torch.optim.Adam(groups, betas=options.betas, eps=options.eps, fused=True)
         self.scale = 1.0
+        self._shrinkage: Tensor | None = None
+        if options.embedding_mba:
+            self._prepare_shrinkage()
 
     def set_scale(self, scale: float) -> None:
         """Multiply every configured learning rate by `scale`."""
@@ -141,11 +168,44 @@ class Optimizers:
     @torch.no_grad()
     def add_embedding_l2(self) -> None:
         """Add the gradient of lambda/2 ||W||^2 to the table's, and of the numeric vectors' no: BARS
-        regularises tables alone. Before clipping, as part of the loss."""
+        regularises tables alone. Before clipping, as part of the loss. Then the mini-batch aware
+        one, lambda / n_j * w_j on the rows j of the batch."""
         if self.options.embedding_l2 and self.table is not None:
             if self.table.grad is None:
                 self.table.grad = torch.zeros_like(self.table)
             self.table.grad.add_(self.table, alpha=self.options.embedding_l2)
+        if self._shrinkage is not None and self.table is not None and self.table.grad is not None:
+            self._add_shrinkage(self.table, self._shrinkage)
+
+    def _prepare_shrinkage(self) -> None:
+        """lambda / n_j of every row, and a note of the rows that each batch reads."""
+        if self.row_counts is None or self.table is None:
+            raise ValueError("embedding_mba needs row_counts, and a table whose gradient is seen.")
+        counts = self.row_counts.to(self.table.device, torch.float64)
+        rates = self.options.embedding_mba / counts.clamp(min=1)
+        self._shrinkage = rates.masked_fill_(counts == 0, 0.0).to(self.table.dtype)
+        self._rows_read: tuple[Tensor, ...] = ()
+        if self.sparse is None:  # a row-sparse gradient names its rows itself
+            self.storage.register_forward_pre_hook(self._note_rows)
+
+    def _note_rows(self, _: nn.Module, arguments: tuple[Tensor | None, ...]) -> None:
+        rows_of_singles_and_bags = arguments[:2]
+        self._rows_read = tuple(one for one in rows_of_singles_and_bags if one is not None)
+
+    def _add_shrinkage(self, table: nn.Parameter, shrinkage: Tensor) -> None:
+        assert table.grad is not None
+        if table.grad.is_sparse:
+            rows, sums = sum_duplicates(table.grad)
+            sums = sums + table.index_select(0, rows) * shrinkage[rows].unsqueeze(1)
+            table.grad = torch.sparse_coo_tensor(
+                rows.unsqueeze(0), sums, table.shape, is_coalesced=True, check_invariants=False
+            )
+            return
+        read = torch.zeros_like(shrinkage, dtype=torch.bool)
+        for rows in self._rows_read:
+            read[rows] = True
+        rows = read.nonzero().squeeze(1)
+        table.grad.index_add_(0, rows, table[rows] * shrinkage[rows].unsqueeze(1))
 
     @torch.no_grad()
     def clip(self, max_norm: float | None) -> Tensor:

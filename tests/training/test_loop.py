@@ -18,6 +18,7 @@ from recsys.data.raw import RandomSplit, RawDataset
 from recsys.data.readers import Source
 from recsys.data.schema import Field, Schema
 from recsys.embedding.lookup import EmbeddingOptions
+from recsys.embedding.row_counts import count_rows
 from recsys.errors import CheckpointError, ConfigError, NonFiniteError
 from recsys.models.recommender import Recommender
 from recsys.models.saved import ModelSpec
@@ -102,10 +103,13 @@ def make_trainer(
         spec.pools_histories,
         spec.needs_fields,
     )
+    counts = None
+    if chosen.embedding_mba:
+        counts = count_rows(data.train, recommender.lookup.layout)
     recorder = Recorder()
     trainer = Trainer(
         recommender,
-        Optimizers(recommender.lookup, recommender.model, chosen),
+        Optimizers(recommender.lookup, recommender.model, chosen, counts),
         trainer_options,
         None if folder is None else Checkpoints(folder, keep_last=100),
         (recorder,),
@@ -123,6 +127,7 @@ OPTIMIZERS = {
     "adam": {"name": "adam", "lr": 0.01, "embedding_l2": 1e-3},
     "lazy_adam": {"name": "lazy_adam", "lr": 0.01},
     "rowwise_adagrad": {"name": "rowwise_adagrad", "lr": 0.01, "embedding_lr": 0.1},
+    "mba": {"name": "lazy_adam", "lr": 0.01, "embedding_mba": 1.0},
 }
 
 

@@ -5,23 +5,41 @@ from typing import Any
 import pytest
 import torch
 
+from recsys.data.batch import Batch
 from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions
 from recsys.embedding.storage import DenseStorage, SparseStorage
 from recsys.errors import ConfigError
+from recsys.training import optimizers as module
 from recsys.training.optimizers import OptimizerOptions, Optimizers
 from tests.embedding.test_lookup import make_batch, make_schema
 
 CPU = torch.device("cpu")
 
 
-def build(**keys: Any) -> tuple[EmbeddingLookup, torch.nn.Linear, Optimizers]:
+def build(layout: str = "full", **keys: Any) -> tuple[EmbeddingLookup, torch.nn.Linear, Optimizers]:
     torch.manual_seed(0)
     options = OptimizerOptions(**keys)
     lookup = EmbeddingLookup(
-        make_schema(), EmbeddingOptions(dim=4, init_std=0.5), options.storage_factory(CPU)
+        make_schema(),
+        EmbeddingOptions(layout=layout, dim=4, init_std=0.5),
+        options.storage_factory(CPU),
     )
     model = torch.nn.Linear(lookup.plan.num_fields * 4, 1)
-    return lookup, model, Optimizers(lookup, model, options)
+    counts = None
+    if options.embedding_mba:
+        counts = sum(reads(lookup, make_batch(seed=seed)) for seed in range(3))
+    return lookup, model, Optimizers(lookup, model, options, counts)
+
+
+def reads(lookup: EmbeddingLookup, batch: Batch) -> torch.Tensor:
+    """How often the batch reads each row, value by value."""
+    counts = torch.zeros(lookup.layout.num_rows, dtype=torch.int64)
+    tables = [(batch.ids[:, i], field.name) for i, field in enumerate(lookup.schema.coded)]
+    tables += [(batch.ragged[f.name].values, f.shares or f.name) for f in lookup.schema.ragged]
+    for codes, table in tables:
+        for code in codes.tolist():
+            counts[int(lookup.layout.rows_of(torch.tensor([code]), table))] += 1
+    return counts
 
 
 def backward(lookup: EmbeddingLookup, model: torch.nn.Linear, seed: int = 0) -> torch.Tensor:
@@ -39,6 +57,68 @@ def test_dense_l2_is_the_gradient_of_half_lambda_times_the_squares() -> None:
     loss = (model(lookup(make_batch()).flat()) ** 2).mean()
     (loss + 0.5 * 0.3 * (lookup.storage.weight**2).sum()).backward()
     torch.testing.assert_close(ours, lookup.storage.weight.grad)
+
+
+@pytest.mark.parametrize("layout", ["full", "multiplexed"])
+@pytest.mark.parametrize("name", ["adam", "lazy_adam", "rowwise_adagrad"])
+def test_mini_batch_aware_regularisation_equals_a_loop(name: str, layout: str) -> None:
+    """DIN, Eq. 7: lambda / n_j * w_j, once for every row j that the batch reads, however often."""
+    strength = 0.7
+    lookup, model, optimizers = build(layout, name=name, embedding_mba=strength)
+    total = sum(reads(lookup, make_batch(seed=seed)) for seed in range(3))
+    for seed in range(3):
+        optimizers.zero_grad()
+        backward(lookup, model, seed)
+        weight = lookup.storage.weight
+        expected = weight.grad.to_dense().clone()
+        read = reads(lookup, make_batch(seed=seed))
+        assert 0 < int((read > 0).sum()) < len(read) - 1, "some rows are read and some are not"
+        for row in range(1, len(read)):
+            if read[row]:
+                expected[row] += strength / float(total[row]) * weight.detach()[row]
+        optimizers.add_embedding_l2()
+        torch.testing.assert_close(weight.grad.to_dense(), expected)
+        lookup(make_batch(seed=seed + 10))  # an evaluation in between must not matter
+        optimizers.clip(1.0)
+        optimizers.step()
+
+
+@pytest.mark.parametrize("name", ["adam", "lazy_adam", "rowwise_adagrad"])
+def test_regularised_rows_shrink_and_the_others_stay(name: str) -> None:
+    lookup, model, optimizers = build(name=name, lr=0.01, embedding_lr=0.01, embedding_mba=1e4)
+    before = lookup.storage.table().clone()
+    backward(lookup, model)
+    optimizers.add_embedding_l2()
+    optimizers.step()
+    read = reads(lookup, make_batch()) > 0
+    read[0] = False
+    norm, was = lookup.storage.table().norm(dim=1), before.norm(dim=1)
+    assert (norm[read] < was[read]).all()
+    assert torch.equal(lookup.storage.table()[~read], before[~read])
+
+
+def test_regularisation_needs_counts() -> None:
+    lookup, model, _ = build(name="adam")
+    with pytest.raises(ValueError, match="row_counts"):
+        Optimizers(lookup, model, OptimizerOptions(name="adam", embedding_mba=0.1))
+
+
+def test_regularisation_of_a_dense_table_is_refused_on_several_ranks() -> None:
+    with pytest.raises(ConfigError, match=r"2 processes does not tell.*lazy_adam"):
+        OptimizerOptions(name="adam", embedding_mba=0.1).storage_factory(CPU, 2)
+    OptimizerOptions(name="lazy_adam", embedding_mba=0.1).storage_factory(CPU, 2)
+
+
+def test_regularised_tables_are_not_fused_into_the_backward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+    for kind in ("FusedStorage", "SparseStorage"):
+        monkeypatch.setattr(module, kind, lambda *_, kind=kind, **__: made.append(kind))
+    cuda = torch.device("cuda")
+    OptimizerOptions(name="rowwise_adagrad").storage_factory(cuda)(10, 4)
+    OptimizerOptions(name="rowwise_adagrad", embedding_mba=0.1).storage_factory(cuda)(10, 4)
+    assert made == ["FusedStorage", "SparseStorage"]
 
 
 def test_adam_equals_torch_adam_over_everything() -> None:
@@ -119,6 +199,7 @@ def test_each_optimizer_gets_the_storage_it_can_update() -> None:
     [
         ({"name": "adm"}, "Did you mean adam"),
         ({"lr": -1.0}, r"optimizer\.lr=-1"),
+        ({"embedding_mba": -1.0}, r"optimizer\.embedding_mba=-1"),
         ({"name": "lazy_adam", "embedding_l2": 0.1}, "use optimizer=adam"),
     ],
 )

@@ -81,7 +81,7 @@ def _environment(root: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lazy_adam", "rowwise_adagrad"])
+@pytest.mark.parametrize("optimizer", ["adam", "lazy_adam", "rowwise_adagrad", "mba"])
 def test_two_ranks_equal_one(runs: dict[int, dict], optimizer: str) -> None:
     one, two = runs[1][optimizer], runs[2][optimizer]
     assert len(one["losses"]) == 10
