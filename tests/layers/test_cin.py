@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from recsys.errors import ConfigError
+from recsys.layers import cin
 from recsys.layers.cin import CIN
 
 
@@ -79,6 +80,34 @@ def test_gradient_equals_differences_of_the_loops(layer_dims: list[int]) -> None
             below = value()
             flat[place] = kept
             assert found == pytest.approx((above - below) / (2 * step), rel=1e-6, abs=1e-5)
+
+
+@pytest.mark.parametrize("layer_dims", [[4, 2], [3, 5, 2]], ids=str)
+def test_blocks_of_columns_add_up(layer_dims: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """150 columns in one block, and in blocks of 64 of which the last is not full."""
+    network = network_of(3, layer_dims, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    fields = torch.randn(30, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def run() -> list[torch.Tensor]:
+        network.zero_grad()
+        fields.grad = None
+        logit = network(fields)
+        logit.square().sum().backward()
+        return [logit.detach(), fields.grad, *(p.grad for p in network.parameters())]
+
+    whole = run()
+    monkeypatch.setattr(cin, "CPU_BLOCK_BYTES", 1)
+    for found, expected in zip(run(), whole, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_equals_the_form_that_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of(4, [3, 2, 2], seed=3)
+    fields = torch.randn(5, 4, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    blocked = network(fields)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(network(fields), blocked)
 
 
 def test_the_highest_degree_is_one_more_than_the_layers() -> None:

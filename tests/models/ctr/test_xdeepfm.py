@@ -48,7 +48,7 @@ def test_learns_an_interaction(options: dict[str, object]) -> None:
     assert contract.fit_xor("xdeepfm", **options) > 0.95
 
 
-@pytest.mark.parametrize("options", [{"hidden_dims": []}, {"cin_dims": [4, 3]}], ids=str)
+@pytest.mark.parametrize("options", [{"hidden_dims": []}, {"cin_dims": [4, 3, 2]}], ids=str)
 def test_variants_keep_the_contract(options: dict[str, object]) -> None:
     model = contract.build("xdeepfm", 2, **options)
     contract.assert_output(model, contract.inputs(9, 2))
