@@ -155,7 +155,7 @@ def _bisect(z: Tensor, alpha: float) -> Tensor:
 
 
 def _backward_torch(p: Tensor, dp: Tensor, alpha: float) -> Tensor:
-    """Peters et al., Prop. 2: dp/dx = diag(s) - s s^T / sum(s), with s = p^(2 - alpha) in the
+    """Peters et al.: dp/dx = diag(s) - s s^T / sum(s), with s = p^(2 - alpha) in the
     support and 0 outside."""
     support = p > 0.0
     slope = torch.where(support, p, 1.0).pow(2.0 - alpha) * support

@@ -1,6 +1,6 @@
 """ARM-Net and ARM-Net+: feature crosses of adaptive order, chosen per row by sparse gates.
 
-Source   Cai et al., SIGMOD 2021, arXiv:2107.01830, Sec. 3, Eq. 3-8.
+Source   Cai et al., SIGMOD 2021, arXiv:2107.01830, Sec. 3.
 Differs  Scores are divided by sqrt(D), as in the authors' code. Exponents above 20 count as 20, so
          that neither exp nor the batch's variance overflows. Numbers are not clamped to
          [0.001, 1]. W_att and q enter only as their product, which is multiplied first; with one
@@ -62,10 +62,10 @@ class ExponentialNeurons(nn.Module):
         exponents = torch.bmm(self.weights(slots), slots)  # [B, J, D]
         # At least float32, where e^20 squared and summed over a batch is still a number.
         exponents = exponents.to(torch.promote_types(exponents.dtype, torch.float32))
-        return exponents.clamp(max=MAX_EXPONENT).exp()  # Eq. 3 and 6
+        return exponents.clamp(max=MAX_EXPONENT).exp()
 
     def weights(self, slots: Tensor) -> Tensor:
-        """w_ij = s_ij v_ij, [B, J, S]: the power of slot j in neuron i (Eq. 7)."""
+        """w_ij = s_ij v_ij, [B, J, S]: the power of slot j in neuron i."""
         queries = (self.queries @ self.bilinear).flatten(0, 1) * slots.shape[2] ** -0.5  # [J, D]
         scores = slots @ queries.T  # [B, S, J], Eq. 5
         gates = entmax(scores.transpose(1, 2), self.alpha)
@@ -152,11 +152,11 @@ class ARMNet(CTRModel):
         crosses = self.norm(
             self.neurons(_slots(embedded.fields, embedded.dense, self.dense_vectors))
         )
-        logit: Tensor = self.hidden(crosses.flatten(1))  # Eq. 8
+        logit: Tensor = self.hidden(crosses.flatten(1))
         if self.deep is not None and self.mix is not None:
             assert embedded.second is not None
             own = _slots(embedded.second, embedded.dense, self.deep_vectors)
-            logit = self.mix(torch.cat([logit, self.deep(own.flatten(1))], dim=1))  # Sec. 3.5
+            logit = self.mix(torch.cat([logit, self.deep(own.flatten(1))], dim=1))
         return logit.squeeze(1).float()
 
     @torch.no_grad()
