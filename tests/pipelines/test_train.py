@@ -189,3 +189,41 @@ def test_bad_input_is_one_sentence_with_a_remedy(
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_gates_leave_a_smaller_model_that_scores_the_same(
+    run: Run, clicks: Path, home: Path
+) -> None:
+    folder = home / "gated"
+    keys = ["ctr=fm", "data=parquet", f"data.path={clicks}", "data.label=clicked"]
+    keys += ["gate=optfs", "gate.search_epochs=8", "gate.gate_l1=0.2", "gate.lr=0.02"]
+    keys += ["trainer.epochs=2", "trainer.batch_size=512", "optimizer.lr=0.05"]
+    done = run("pipelines.train", *keys, f"output_dir={folder}")
+    assert "training again from epoch 1" in done.stdout
+    result = json.loads((folder / "result.json").read_text())
+    gate = result["gate"]
+    assert 0 < gate["kept_rows"] < gate["seen_rows"] < gate["rows"]
+    assert gate["fields"].keys() == {"user", "item", "city", "tags"}
+    assert sum(one["kept"] for one in gate["fields"].values()) == gate["kept_rows"]
+    assert gate["table_bytes"] == (gate["kept_rows"] + 1) * 17 * 4 < gate["full_table_bytes"]
+    assert result["embedding_bytes"]["serving"] == gate["table_bytes"] + gate["map_bytes"]
+    assert result["parameters"]["embedding"] * 4 == gate["table_bytes"]
+    assert (folder / "plots" / "kept_rows.png").is_file()
+
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{home}/outputs/mlflow.db")
+    metrics = client.get_run(result["run_id"]).data.metrics
+    assert metrics["gate/kept_share"] == gate["kept_share"]
+
+    scored = run(
+        "pipelines.evaluate", f"run={folder}", f"data.path={clicks}", f"output_dir={home}/scored"
+    )
+    assert "auc" in scored.stdout
+    from recsys.models.saved import SavedModel
+
+    saved = SavedModel.load(folder / "model")
+    assert saved.recommender.lookup.storage.num_rows == gate["kept_rows"] + 1
+    found = pl.read_parquet(home / "scored" / "predictions.parquet")["probability"].to_numpy()
+    expected = saved.predict(pl.read_parquet(clicks))
+    assert abs(found - expected).max() < 1e-6
