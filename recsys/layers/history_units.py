@@ -50,8 +50,9 @@ class HistoryUnits:
             )
         self.histories = tuple(known)
         self.joint = joint
-        self.widths = {"+".join(known): sum(known.values())} if joint else known
-        """Name of each unit -> width of its events and of its target."""
+        self.widths = {self.histories[0]: sum(known.values())} if joint else known
+        """Name of each unit, a joint one's being its first history's -> width of its events and of
+        its target."""
 
     def of(self, embedded: Embedded) -> list[tuple[History, Tensor]]:
         """Events and target [B, D] of each unit.

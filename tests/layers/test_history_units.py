@@ -34,7 +34,7 @@ def test_one_unit_per_history() -> None:
 
 def test_joint_puts_events_side_by_side() -> None:
     made = units(True, items=2, kinds=2)
-    assert made.widths == {"items+kinds": 4}
+    assert made.widths == {"items": 4}
     ((history, target),) = made.of(embedded({"items": [0, 1, 3], "kinds": [0, 1, 3]}))
     assert history.values.tolist() == [
         [0, 1, 100, 101], [2, 3, 102, 103], [4, 5, 104, 105],

@@ -111,7 +111,8 @@ class DIN(CTRModel):
 
     @torch.no_grad()
     def explain(self, embedded: Embedded) -> dict[str, Tensor]:
-        """`interest.<history>` [B, T]: the weight of each event, oldest first, then zeros."""
+        """`interest.<history>` [B, T]: the weight of each event, oldest first, then zeros. Joint
+        histories have one weight per event, under the name of the first."""
         self.check_input(embedded)
         found = {}
         for index, (name, (history, target)) in enumerate(

@@ -121,7 +121,7 @@ def test_explains_by_the_weight_of_each_event() -> None:
         assert weights.shape == (7, history.longest)
         torch.testing.assert_close(weights.sum(1), (history.lengths > 0).float())
     joint = contract.build("din", joint=True, **SMALL).eval()
-    assert set(joint.explain(aligned(3))) == {"interest.history+other"}
+    assert set(joint.explain(aligned(3))) == {"interest.history"}
 
 
 @pytest.mark.parametrize(("pooling", "each"), [("sum", 1.0), ("mean", 0.25)])
