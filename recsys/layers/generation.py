@@ -7,9 +7,11 @@ Letters   B rows, F fields, D embedding width, C maps (channels), H height (fiel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from recsys.errors import ConfigError
 from recsys.layers.mlp import init_linear
@@ -154,14 +156,39 @@ def pool(maps: Tensor, size: int) -> Tensor:
         >>> pool(torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0]).view(1, 5, 1), 3).flatten()
         tensor([3., 5.])
     """
-    largest = maps[:, ::size]
-    for start in range(1, min(size, maps.shape[1])):
-        other = maps[:, start::size]
-        full = other.shape[1]
-        larger = torch.maximum(largest[:, :full], other)
-        short = largest[:, full:]
-        largest = torch.cat([larger, short], dim=1) if short.shape[1] else larger
+    largest: Tensor = _Pool.apply(maps, size)
     return largest
+
+
+class _Pool(torch.autograd.Function):
+    """Remembers which entries were the largest so far, one byte each: where autograd compares the
+    numbers again and splits a gradient between equal ones, this gives it to the first of them."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, size: int) -> Tensor:
+        largest = maps[:, ::size].clone()
+        larger = []
+        for start in range(1, min(size, maps.shape[1])):
+            other = maps[:, start::size]
+            before = largest[:, : other.shape[1]]  # a short last window has no such entry
+            larger.append(other > before)
+            torch.maximum(before, other, out=before)
+        ctx.shape, ctx.size = maps.shape, size
+        ctx.save_for_backward(*larger)
+        return largest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_largest: Tensor) -> tuple[Tensor, None]:
+        d_maps = d_largest.new_empty(ctx.shape)
+        left = d_largest.clone()  # of the gradient, for the entries before
+        for start in range(len(ctx.saved_tensors), 0, -1):
+            part, larger = d_maps[:, start :: ctx.size], ctx.saved_tensors[start - 1]
+            before = left[:, : part.shape[1]]
+            torch.mul(before, larger, out=part)
+            before.sub_(part)
+        d_maps[:, :: ctx.size] = left
+        return d_maps, None
 
 
 def pooled_heights(num_fields: int, pool_size: int, num_layers: int) -> list[int]:

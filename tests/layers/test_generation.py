@@ -74,6 +74,7 @@ def by_loops(layer: FeatureGeneration, fields: Tensor) -> Tensor:
         (9, [2, 2], {"kernel_size": 1, "pool_size": 3}),
         (4, [3], {"kernel_size": 9, "pool_size": 7, "batch_norm": False}),
         (3, [2, 2], {"kernel_size": 3, "pool_size": 1}),
+        (9, [3], {"kernel_size": 3, "pool_size": 4}),
     ],
     ids=str,
 )
