@@ -125,7 +125,8 @@ def test_column_names_are_free() -> None:
 
 
 def test_exactly_one_model() -> None:
-    with pytest.raises(ConfigError, match=r"got none(.|\n)*ctr: (\w+ )*autoint (\w+ )*dcnv2(.|\n)*Example"):
+    menu = r"got none(.|\n)*ctr: (\w+ )*autoint (\w+ )*dcnv2(.|\n)*Example"
+    with pytest.raises(ConfigError, match=menu):
         config.chosen_model(config.compose("train", []))
     both = OmegaConf.create({"ctr": {"_target_": "a.b.C"}, "cf": {"_target_": "a.d.E"}})
     with pytest.raises(ConfigError, match="got ctr and cf"):
