@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import recsys
+from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver
 from recsys import config
-from recsys.data.atomic import write_text_whole
 from recsys.data.loader import Loader
-from recsys.data.prepare import Prepared, prepare
+from recsys.data.prepare import Prepared
 from recsys.data.store import Store
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.row_counts import count_rows
 from recsys.errors import CheckpointError, ConfigError
 from recsys.metrics.report import ClassificationReport
 from recsys.models.recommender import Recommender
-from recsys.models.saved import ModelSpec, SavedModel
 from recsys.tracking.console import Console
 from recsys.tracking.format import size
-from recsys.tracking.names import experiment_name, run_name
-from recsys.tracking.run import infer_signature, open_tracker
 from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.loop import Interrupted, Trainer
 from recsys.training.optfs import GateOptions, OptFSTrainer
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
-from recsys.training.options import TrainerOptions
-from recsys.training.progress import EvaluationRecord, StepRecord
 from recsys.training.ranks import Ranks
 
-OUTPUTS = Path("outputs")
-EXAMPLE_ROWS = 5
 GATE_METRICS = ("kept_share", "kept_rows", "seen_rows", "table_bytes", "full_table_bytes")
 
 
-class TrainingRun:
-    """Everything that one `python -m pipelines.train` does.
+class TrainingRun(TrackedRun):
+    """Everything that one `python -m pipelines.train` does for a network.
 
     Args:
         cfg: Composed configuration.
@@ -60,8 +47,7 @@ class TrainingRun:
     """
 
     def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
-        self.cfg = cfg
-        self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
+        super().__init__(cfg, family, stem)
         self.embedding = config.build_options(EmbeddingOptions, cfg.embedding, "embedding")
         self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
         self.gate = None
@@ -69,13 +55,7 @@ class TrainingRun:
             self.gate = config.build_options(GateOptions, cfg.gate, "gate")
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
             self.gate.check(self.embedding.layout, self.optimizer_options.name, world_size)
-        arguments = {k: v for k, v in config.plain(cfg[family]).items() if k != "_target_"}
-        self.spec = ModelSpec(family, cfg[family]["_target_"], arguments)
         self.spec.check(self.embedding.dim)
-        self.stem = stem
-        self.seed = int(cfg.seed)
-        self.importance_rows = config.at_least("importance_rows", cfg.importance_rows, 0)
-        self.started = datetime.now()
         self.device = choose_device(self.trainer_options.device)
         if self.trainer_options.threads:
             torch.set_num_threads(self.trainer_options.threads)
@@ -87,7 +67,8 @@ class TrainingRun:
             try:
                 data = self.prepare_data()
                 self.folder, checkpoint = self.open_folder(data)
-                with self.open_tracker(data, checkpoint) as tracker:
+                resumed = checkpoint.state.get("run_id") if checkpoint else None
+                with self.open_tracker(data, resumed or None) as tracker:
                     return self.train_and_test(data, checkpoint, tracker)
             except Interrupted as stopped:
                 raise Interrupted(
@@ -98,23 +79,6 @@ class TrainingRun:
                 self.ranks.leave()
 
     # -- data and places ---------------------------------------------------------------------
-
-    def prepare_data(self) -> Prepared:
-        """Read the recipe, fit and encode (or open what an earlier run encoded)."""
-        raw, options = config.build_dataset(self.cfg.data)
-        self.console.banner(
-            f"recsys {recsys.__version__} - {self.spec.class_name} on {raw.name} - {self.device} - "
-            f"seed {self.seed}"
-        )
-        if self.ranks.is_first:
-            prepared = prepare(raw, options, OUTPUTS / "prepared", self.console.preparing)
-        self.ranks.wait()  # the others open what the first one wrote
-        if not self.ranks.is_first:
-            prepared = prepare(raw, options, OUTPUTS / "prepared")
-        self.console.prepared(prepared)
-        columns = prepared.pipeline.schema.names
-        self.example = next(iter(raw.files.values())).head(EXAMPLE_ROWS, columns).to_pandas()
-        return prepared
 
     def open_folder(self, data: Prepared) -> tuple[Path, Checkpoint | None]:
         """Choose the output folder, and the checkpoint to continue from if there is one."""
@@ -164,33 +128,6 @@ class TrainingRun:
         for problem in problems:
             self.console.note(f"skipped: {problem}")
         return checkpoint
-
-    @contextmanager
-    def open_tracker(self, data: Prepared, checkpoint: Checkpoint | None) -> Iterator[Tracker]:
-        """The run in MLflow; only the first rank has one."""
-        kind = self.cfg.tracking.kind if self.ranks.is_first else "none"
-        resumed = (checkpoint.state.get("run_id") if checkpoint else None) or None
-        tags = {
-            "model": self.stem,
-            "family": self.spec.family,
-            "dataset": data.name,
-            "seed": self.seed,
-            "device": str(self.device),
-            "output_dir": str(self.folder.resolve()),
-            **config.plain(self.cfg.tracking.get("tags") or {}),
-        }
-        with open_tracker(
-            kind,
-            experiment=experiment_name(data.name),
-            run_name=run_name(self.stem, self.started),
-            uri=self.cfg.tracking.get("uri"),
-            tags=tags,
-            resume_run_id=resumed,
-            system_metrics=bool(self.cfg.tracking.get("system_metrics", False)),
-            notify=self.console.note,
-        ) as tracker:
-            tracker.log_params(loggable(self.cfg))
-            yield tracker
 
     # -- the work ----------------------------------------------------------------------------
 
@@ -314,26 +251,6 @@ class TrainingRun:
             prefetch=options.prefetch,
         )
 
-    def log_data(self, data: Prepared, tracker: Tracker) -> None:
-        """Record what each split is, so that runs are compared on the same rows."""
-        schema = {f.name: f"{f.kind} ({f.encoding})" for f in data.pipeline.schema}
-        for context, store in (
-            ("training", data.train),
-            ("validation", data.val),
-            ("test", data.test),
-        ):
-            if store is not None:
-                tracker.log_dataset(
-                    data.name,
-                    digest=store.digest,
-                    context=context,
-                    num_rows=store.num_rows,
-                    source=str(
-                        self.cfg.data.get("source") or self.cfg.data.get("path") or data.name
-                    ),
-                    schema=schema,
-                )
-
     def write_results(
         self,
         result: dict[str, Any],
@@ -344,35 +261,12 @@ class TrainingRun:
     ) -> None:
         """Model, plots and numbers: in the output folder, and in MLflow."""
         plots = self.write_figures(result, trainer, reports, data)
-        saved = SavedModel(
-            trainer.recommender.cpu(),
-            data.pipeline,
-            self.spec,
-            {key: result[key] for key in ("run_id", "data", "data_digest", "seed")},
-        )
-        folder = self.folder / "model"
-        saved.save(folder)
-        final = {
-            f"{split}/{name}": value
-            for split, values in result["metrics"].items()
-            for name, value in values.items()
-            if split == "test"
-        }
-        for key in ("fit_seconds", "train_rows_per_second", "peak_memory_mib"):
-            final[key] = result[key]
+        more = {}
         if "gate" in result:
-            final |= {f"gate/{key}": result["gate"][key] for key in GATE_METRICS}
+            more = {f"gate/{key}": result["gate"][key] for key in GATE_METRICS}
             self.console.note(gate_line(result["gate"]))
-        tracker.log_metrics(final, trainer.global_step)
-        tracker.log_artifact(self.folder / "config.yaml")
-        tracker.log_artifact(plots, "plots")
-        log_model(tracker, folder, saved, self.example, trainer.global_step)
-        text = json.dumps(result, indent=1)
-        write_text_whole(self.folder / "result.json", text)
-        tracker.log_artifact(self.folder / "result.json")
-        if self.cfg.result_file:
-            write_text_whole(Path(self.cfg.result_file), text)
-        self.console.result(result, self.folder)
+        recommender = trainer.recommender.cpu()
+        self.finish(result, recommender, data, plots, tracker, trainer.global_step, more)
 
     def write_figures(
         self,
@@ -401,52 +295,12 @@ class TrainingRun:
         return folder
 
 
-class TrackerObserver:
-    """Sends progress to MLflow: one dictionary per record, never per batch."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-
-    def step(self, record: StepRecord) -> None:
-        self.tracker.log_metrics(
-            {
-                "train/loss": record.loss,
-                "train/grad_norm": record.grad_norm,
-                "train/lr": record.lr,
-                "train/rows_per_second": record.rows_per_second,
-                "train/data_share": record.data_share,
-                "train/epoch": float(record.epoch),
-            },
-            record.step,
-        )
-
-    def evaluation(self, record: EvaluationRecord) -> None:
-        values = {f"val/{name}": value for name, value in record.metrics.items()}
-        self.tracker.log_metrics(values, record.step)
-
-
 def gate_line(gate: dict[str, Any]) -> str:
     """How many rows are left, and what that saves."""
     return (
         f"rows kept {gate['kept_rows']:,} of {gate['seen_rows']:,} that training reads "
         f"({gate['kept_share']:.1%}; the table has {gate['rows']:,}); saved table "
         f"{size(gate['table_bytes'])} instead of {size(gate['full_table_bytes'])}"
-    )
-
-
-def log_model(
-    tracker: Tracker, folder: Path, saved: SavedModel, example: pd.DataFrame, step: int
-) -> None:
-    """Log the model as a pyfunc that carries its code, its signature made of raw rows."""
-    package = Path(recsys.__file__).parent
-    scored = pd.DataFrame({"probability": saved.predict(example)})
-    tracker.log_pyfunc_model(
-        "model",
-        python_model=str(package / "tracking" / "pyfunc.py"),
-        artifacts={"model": str(folder)},
-        signature=infer_signature(example, scored),
-        code_paths=[str(package)],
-        step=step,
     )
 
 
@@ -475,11 +329,3 @@ def seed_everything(seed: int) -> None:
 def newest_first(base: Path) -> list[Path]:
     """Run folders, the newest first (their names are times)."""
     return sorted((p for p in base.glob("*") if p.is_dir()), key=lambda p: p.name, reverse=True)
-
-
-def loggable(cfg: DictConfig) -> dict[str, Any]:
-    """What a user can set: the configuration without places and switches of presentation."""
-    values = config.plain(cfg)
-    for key in (*config.NOT_IDENTITY, "experiment"):
-        values.pop(key, None)
-    return {key: value for key, value in values.items() if value is not None}

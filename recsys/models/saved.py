@@ -2,7 +2,7 @@
 
     model/
         model.json           what to build: class, hyperparameters, embedding options
-        weights.safetensors  tables by name, and everything else
+        weights.safetensors  tables by name, and everything else; or trees.txt, of boosted trees
         pipeline/            the fitted feature pipeline
 
 Nothing in it is pickled, and loading it runs no code but this library's.
@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from recsys.data.atomic import atomic_folder
 from recsys.data.encode import EncodedTable, FeaturePipeline, Raw, arrow_table
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.storage import DenseStorage
-from recsys.errors import CheckpointError
+from recsys.errors import CheckpointError, ConfigError
 from recsys.models.base import ModelInputs
 from recsys.models.recommender import Recommender
 from recsys.models.registry import call, import_target
@@ -37,6 +37,7 @@ from recsys.models.registry import call, import_target
 PLAUSIBLE_FIELDS = 64
 """Fields to build a model for while the data is unread."""
 FORMAT = {"format": "recsys-model", "version": 1}
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,19 @@ class ModelSpec:
         """False when the model reads only first-order weights."""
         return bool(getattr(import_target(self.target), "needs_fields", True))
 
+    @property
+    def boosted(self) -> bool:
+        """True when the model is made of trees, without embeddings."""
+        return bool(getattr(import_target(self.target), "boosted", False))
+
+    def make_boosted(self) -> Any:
+        """Build a boosted model, which nothing in the schema sizes.
+
+        Raises:
+            ConfigError: a hyperparameter is unknown or impossible.
+        """
+        return call(import_target(self.target), dict(self.arguments), {}, self.family)
+
     def make(self, inputs: ModelInputs) -> Any:
         """Build the model for what the schema dictates.
 
@@ -86,11 +100,19 @@ class ModelSpec:
             self.make(ModelInputs(num_fields=PLAUSIBLE_FIELDS, embed_dim=embed_dim, num_dense=0))
 
 
+class BoostedTrees(Protocol):
+    """What is needed of trees here."""
+
+    def logits_of(self, encoded: EncodedTable) -> np.ndarray: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
 class SavedModel:
     """A trained model with the pipeline that feeds it.
 
     Args:
-        recommender: In evaluation mode, on a CPU.
+        model: A network with its tables, in evaluation mode, on a CPU; or trees.
         pipeline: Encodes raw rows as in training.
         spec: What the model is.
         facts: Run id, data set, digest: shown, never used.
@@ -98,15 +120,29 @@ class SavedModel:
 
     def __init__(
         self,
-        recommender: Recommender,
+        model: Recommender | BoostedTrees,
         pipeline: FeaturePipeline,
         spec: ModelSpec,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        self.recommender = recommender.eval()
+        self.model = model.eval() if isinstance(model, Recommender) else model
         self.pipeline = pipeline
         self.spec = spec
         self.facts = dict(facts or {})
+
+    @property
+    def recommender(self) -> Recommender:
+        """The network with its tables.
+
+        Raises:
+            ConfigError: the model is made of trees.
+        """
+        if not isinstance(self.model, Recommender):
+            raise ConfigError(
+                f"{self.spec.class_name} is made of trees: it has no embeddings and explains "
+                "nothing by itself. Choose the run of another model."
+            )
+        return self.model
 
     def predict_logits(self, table: Raw, block: int = 16384) -> np.ndarray:
         """Logits of raw rows: a table, a frame or a mapping of columns; extra columns are ignored.
@@ -127,7 +163,9 @@ class SavedModel:
     @torch.no_grad()
     def logits_of(self, encoded: EncodedTable) -> np.ndarray:
         """Logits of rows that this model's pipeline has encoded, [B] float32."""
-        return self.recommender(encoded.to_batch()).numpy()
+        if isinstance(self.model, Recommender):
+            return self.model(encoded.to_batch()).numpy()
+        return self.model.logits_of(encoded)
 
     def predict(self, table: Raw) -> np.ndarray:
         """Probabilities of raw rows, [B] float32."""
@@ -135,19 +173,18 @@ class SavedModel:
 
     def save(self, folder: Path) -> Path:
         """Write the folder, whole or not at all."""
-        weights = {
-            name: tensor.detach().cpu().clone()
-            for name, tensor in self.recommender.tensors().items()
-            if not name.startswith("tables.") or name.endswith((".weight", ".kept"))
-        }
+        options = self.model.lookup.options if isinstance(self.model, Recommender) else None
         card = {
             **FORMAT,
             "model": dataclasses.asdict(self.spec),
-            "embedding": dataclasses.asdict(self.recommender.lookup.options),
+            "embedding": None if options is None else dataclasses.asdict(options),
             "facts": self.facts,
         }
         with atomic_folder(folder) as temporary:
-            save_file(weights, temporary / "weights.safetensors")
+            if isinstance(self.model, Recommender):
+                save_file(_weights(self.model), temporary / WEIGHTS)
+            else:
+                self.model.save(temporary)
             (temporary / "model.json").write_text(json.dumps(card, indent=1))
             self.pipeline.save(temporary / "pipeline")
         return folder
@@ -167,14 +204,18 @@ class SavedModel:
                     f"{folder} holds a model of version {card.get('version')}; this program reads "
                     f"version {FORMAT['version']}. Export it again with the version that wrote it."
                 )
-            weights = load_file(folder / "weights.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{folder} is not a saved model: {error}. Name a run that finished, or its "
-                "output folder."
-            ) from error
-        pipeline = FeaturePipeline.load(folder / "pipeline")
+        except (OSError, ValueError) as error:
+            raise _no_model(folder, error) from error
         spec = ModelSpec(**card["model"])
+        boosted = spec.boosted
+        try:
+            weights = {} if boosted else load_file(folder / WEIGHTS)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _no_model(folder, error) from error
+        pipeline = FeaturePipeline.load(folder / "pipeline")
+        if boosted:
+            trees = spec.make_boosted().load(folder, pipeline.schema)
+            return cls(trees, pipeline, spec, card["facts"])
         recommender = Recommender.build(
             pipeline.schema,
             EmbeddingOptions(**card["embedding"]),
@@ -195,6 +236,21 @@ class SavedModel:
                 f"the weights in {folder} do not fit its card: {error}"
             ) from error
         return cls(recommender, pipeline, spec, card["facts"])
+
+
+def _no_model(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} is not a saved model: {error}. Name a run that finished, or its output folder."
+    )
+
+
+def _weights(recommender: Recommender) -> dict[str, torch.Tensor]:
+    """What prediction needs, without the state of optimisers."""
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in recommender.tensors().items()
+        if not name.startswith("tables.") or name.endswith((".weight", ".kept"))
+    }
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.training_run import TrainingRun, choose_device, loggable, newest_first
+from pipelines.training_run import TrainingRun, choose_device, newest_first
 from recsys import config
 from recsys.errors import ConfigError
 
@@ -22,14 +22,6 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"pipelines\.doctor"):
         choose_device("cuda")
-
-
-def test_only_what_a_person_can_set_is_logged() -> None:
-    logged = loggable(config.compose("train", ["ctr=fm", "output_dir=x"]))
-    assert "output_dir" not in logged
-    assert "tracking" not in logged
-    assert logged["seed"] == 0
-    assert logged["optimizer"]["name"] == "adam"
 
 
 def test_newest_first(tmp_path: Path) -> None:

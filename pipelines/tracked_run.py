@@ -1,0 +1,209 @@
+"""What every training run does around its training: data in; a folder and a tracked run out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+import recsys
+from recsys import config
+from recsys.data.atomic import write_text_whole
+from recsys.data.prepare import Prepared, prepare
+from recsys.models.recommender import Recommender
+from recsys.models.saved import BoostedTrees, ModelSpec, SavedModel
+from recsys.tracking.console import Console
+from recsys.tracking.names import experiment_name, run_name
+from recsys.tracking.run import infer_signature, open_tracker
+from recsys.tracking.tracker import Tracker
+from recsys.training.options import TrainerOptions
+from recsys.training.progress import EvaluationRecord, StepRecord
+from recsys.training.ranks import Ranks
+
+OUTPUTS = Path("outputs")
+EXAMPLE_ROWS = 5
+
+
+class TrackedRun:
+    """The parts of a run that do not depend on how its model learns.
+
+    Args:
+        cfg: Composed configuration.
+        family: Chosen model family.
+        stem: Chosen model.
+
+    Raises:
+        ConfigError: a node has an unknown key or a value out of range; nothing has been read yet.
+    """
+
+    ranks: Ranks
+    console: Console
+    folder: Path
+    """Output folder; known once the data is."""
+
+    def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
+        self.cfg = cfg
+        self.stem = stem
+        self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
+        arguments = {k: v for k, v in config.plain(cfg[family]).items() if k != "_target_"}
+        self.spec = ModelSpec(family, cfg[family]["_target_"], arguments)
+        self.seed = int(cfg.seed)
+        self.importance_rows = config.at_least("importance_rows", cfg.importance_rows, 0)
+        self.started = datetime.now()
+        self.device: Any = "cpu"
+
+    def prepare_data(self) -> Prepared:
+        """Read the recipe, fit and encode (or open what an earlier run encoded)."""
+        raw, options = config.build_dataset(self.cfg.data)
+        self.console.banner(
+            f"recsys {recsys.__version__} - {self.spec.class_name} on {raw.name} - {self.device} - "
+            f"seed {self.seed}"
+        )
+        if self.ranks.is_first:
+            prepared = prepare(raw, options, OUTPUTS / "prepared", self.console.preparing)
+        self.ranks.wait()  # the others open what the first one wrote
+        if not self.ranks.is_first:
+            prepared = prepare(raw, options, OUTPUTS / "prepared")
+        self.console.prepared(prepared)
+        columns = prepared.pipeline.schema.names
+        self.example = next(iter(raw.files.values())).head(EXAMPLE_ROWS, columns).to_pandas()
+        return prepared
+
+    @contextmanager
+    def open_tracker(self, data: Prepared, resume_run_id: str | None = None) -> Iterator[Tracker]:
+        """The run in MLflow; only the first rank has one."""
+        kind = self.cfg.tracking.kind if self.ranks.is_first else "none"
+        tags = {
+            "model": self.stem,
+            "family": self.spec.family,
+            "dataset": data.name,
+            "seed": self.seed,
+            "device": str(self.device),
+            "output_dir": str(self.folder.resolve()),
+            **config.plain(self.cfg.tracking.get("tags") or {}),
+        }
+        with open_tracker(
+            kind,
+            experiment=experiment_name(data.name),
+            run_name=run_name(self.stem, self.started),
+            uri=self.cfg.tracking.get("uri"),
+            tags=tags,
+            resume_run_id=resume_run_id,
+            system_metrics=bool(self.cfg.tracking.get("system_metrics", False)),
+            notify=self.console.note,
+        ) as tracker:
+            tracker.log_params(loggable(self.cfg))
+            yield tracker
+
+    def log_data(self, data: Prepared, tracker: Tracker) -> None:
+        """Record what each split is, so that runs are compared on the same rows."""
+        schema = {f.name: f"{f.kind} ({f.encoding})" for f in data.pipeline.schema}
+        for context, store in (
+            ("training", data.train),
+            ("validation", data.val),
+            ("test", data.test),
+        ):
+            if store is not None:
+                tracker.log_dataset(
+                    data.name,
+                    digest=store.digest,
+                    context=context,
+                    num_rows=store.num_rows,
+                    source=str(
+                        self.cfg.data.get("source") or self.cfg.data.get("path") or data.name
+                    ),
+                    schema=schema,
+                )
+
+    def finish(
+        self,
+        result: dict[str, Any],
+        model: Recommender | BoostedTrees,
+        data: Prepared,
+        plots: Path,
+        tracker: Tracker,
+        step: int,
+        more: Mapping[str, float],
+    ) -> None:
+        """Write model and numbers: in the output folder, and in MLflow with the plots.
+
+        Args:
+            result: What `result.json` will hold.
+            model: On a CPU.
+            data: What it was trained on.
+            plots: Folder of the figures.
+            tracker: The run in MLflow.
+            step: Of the weights.
+            more: Metrics beside those of the test split.
+        """
+        facts = {key: result[key] for key in ("run_id", "data", "data_digest", "seed")}
+        saved = SavedModel(model, data.pipeline, self.spec, facts)
+        folder = self.folder / "model"
+        saved.save(folder)
+        final = {f"test/{name}": value for name, value in result["metrics"].get("test", {}).items()}
+        for key in ("fit_seconds", "train_rows_per_second", "peak_memory_mib"):
+            final[key] = result[key]
+        tracker.log_metrics(final | dict(more), step)
+        tracker.log_artifact(self.folder / "config.yaml")
+        tracker.log_artifact(plots, "plots")
+        log_model(tracker, folder, saved, self.example, step)
+        text = json.dumps(result, indent=1)
+        write_text_whole(self.folder / "result.json", text)
+        tracker.log_artifact(self.folder / "result.json")
+        if self.cfg.result_file:
+            write_text_whole(Path(self.cfg.result_file), text)
+        self.console.result(result, self.folder)
+
+
+class TrackerObserver:
+    """Sends progress to MLflow: one dictionary per record, never per batch."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def step(self, record: StepRecord) -> None:
+        self.tracker.log_metrics(
+            {
+                "train/loss": record.loss,
+                "train/grad_norm": record.grad_norm,
+                "train/lr": record.lr,
+                "train/rows_per_second": record.rows_per_second,
+                "train/data_share": record.data_share,
+                "train/epoch": float(record.epoch),
+            },
+            record.step,
+        )
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        values = {f"val/{name}": value for name, value in record.metrics.items()}
+        self.tracker.log_metrics(values, record.step)
+
+
+def log_model(
+    tracker: Tracker, folder: Path, saved: SavedModel, example: pd.DataFrame, step: int
+) -> None:
+    """Log the model as a pyfunc that carries its code, its signature made of raw rows."""
+    package = Path(recsys.__file__).parent
+    scored = pd.DataFrame({"probability": saved.predict(example)})
+    tracker.log_pyfunc_model(
+        "model",
+        python_model=str(package / "tracking" / "pyfunc.py"),
+        artifacts={"model": str(folder)},
+        signature=infer_signature(example, scored),
+        code_paths=[str(package)],
+        step=step,
+    )
+
+
+def loggable(cfg: DictConfig) -> dict[str, Any]:
+    """What a user can set: the configuration without places and switches of presentation."""
+    values = config.plain(cfg)
+    for key in (*config.NOT_IDENTITY, "experiment"):
+        values.pop(key, None)
+    return {key: value for key, value in values.items() if value is not None}

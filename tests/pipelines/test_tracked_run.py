@@ -1,0 +1,41 @@
+"""What every run does around its training."""
+
+import json
+from pathlib import Path
+
+from pipelines.tracked_run import TrackedRun, loggable
+from recsys import config
+
+
+def test_only_what_a_person_can_set_is_logged() -> None:
+    logged = loggable(config.compose("train", ["ctr=fm", "output_dir=x"]))
+    assert "output_dir" not in logged
+    assert "tracking" not in logged
+    assert "importance_rows" not in logged
+    assert logged["seed"] == 0
+    assert logged["optimizer"]["name"] == "adam"
+
+
+def test_the_specification_of_the_model_is_what_the_configuration_says() -> None:
+    run = TrackedRun(config.compose("train", ["ctr=dcnv2", "seed=7"]), "ctr", "dcnv2")
+    assert run.spec.class_name == "DCNv2"
+    assert "_target_" not in run.spec.arguments
+    assert (run.seed, run.importance_rows) == (7, 20_000)
+
+
+def test_result_file_artifacts_and_test_metrics_are_those_of_the_result(
+    trained: Path, home: Path
+) -> None:
+    """The run of the fixture: everything that `finish` writes."""
+    import mlflow
+
+    result = json.loads((trained / "result.json").read_text())
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{home}/outputs/mlflow.db")
+    run = client.get_run(result["run_id"])
+    for name, value in result["metrics"]["test"].items():
+        assert run.data.metrics[f"test/{name}"] == value
+    assert run.data.metrics["fit_seconds"] == result["fit_seconds"]
+    kept = {item.path for item in client.list_artifacts(result["run_id"])}
+    assert {"config.yaml", "plots", "result.json"} <= kept
+    plots = {item.path for item in client.list_artifacts(result["run_id"], "plots")}
+    assert {"plots/importance.png", "plots/importance.csv", "plots/attention.png"} <= plots
