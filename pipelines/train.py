@@ -4,6 +4,7 @@
     python -m pipelines.train ctr=autoint data=parquet data.path=clicks.parquet data.label=clicked
     python -m pipelines.train experiment=frappe_dcnv2 data.source=<folder> seed=1
     python -m pipelines.train ctr=autoint embedding=multiplexed embedding.ratio=0.1
+    python -m pipelines.train ctr=lightgbm data=criteo data.source=<folder>
     python -m pipelines.train ctr=autoint trainer.resume=auto
     torchrun --nproc-per-node 2 -m pipelines.train ctr=autoint
 
@@ -24,6 +25,13 @@ def train(cfg: DictConfig) -> dict[str, object]:
         What `result.json` holds.
     """
     family, stem = config.chosen_model(cfg)
+    from recsys.models.registry import import_target
+
+    # A class says itself how it learns; that of trees is imported without torch.
+    if getattr(import_target(cfg[family]["_target_"]), "boosted", False):
+        from pipelines.boosting_run import BoostingRun
+
+        return BoostingRun(cfg, family, stem).run()
     from pipelines.training_run import TrainingRun
 
     return TrainingRun(cfg, family, stem).run()

@@ -22,8 +22,9 @@ HISTORIES = {"history": 4, "other": 3}
 
 
 def ctr_stems() -> list[str]:
-    """Every CTR model, by the stem of its YAML file."""
-    return sorted(path.stem for path in (ROOT / "configs/ctr").glob("*.yaml"))
+    """Every CTR model that is a network, by the stem of its YAML file."""
+    stems = sorted(path.stem for path in (ROOT / "configs/ctr").glob("*.yaml"))
+    return [stem for stem in stems if issubclass(model_class(stem), CTRModel)]
 
 
 def options(stem: str) -> dict[str, Any]:
