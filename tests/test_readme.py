@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"python -m pipelines\.(\w+)([^`\n#]*)", README)))
 OVERRIDES = sorted(
-    set(re.findall(r"`((?:data|ctr|embedding|optimizer|trainer)[\w.]*=[^`]+)`", README))
+    set(re.findall(r"`((?:data|ctr|gate|embedding|optimizer|trainer)[\w.]*=[^`]+)`", README))
 )
 
 
@@ -26,9 +26,10 @@ def test_every_command_composes(pipeline: str, rest: str) -> None:
 
 @pytest.mark.parametrize("text", OVERRIDES)
 def test_every_option_it_names_exists(text: str) -> None:
-    base = ["ctr=autoint", "data=parquet"]
-    for override in shlex.split(text):
-        config.compose("train", [*base, re.sub(r"<[^>]*>", "1", override)])
+    named = [re.sub(r"<[^>]*>", "1", override) for override in shlex.split(text)]
+    chosen = {override.partition("=")[0] for override in named}
+    base = [one for one in ("ctr=autoint", "data=parquet") if one.partition("=")[0] not in chosen]
+    config.compose("train", [*base, *named])
 
 
 def test_every_folder_of_the_tree_exists() -> None:
