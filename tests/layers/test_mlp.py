@@ -23,6 +23,15 @@ def test_every_activation_is_built_and_keeps_the_shape(name: str) -> None:
     assert build_activation(name)(x).shape == x.shape
 
 
+@pytest.mark.parametrize("name", ["dice", "prelu"])
+def test_activations_with_parameters_are_built_for_a_width(name: str) -> None:
+    layers = HiddenLayers(4, [5, 3], activation=name)
+    assert layers(torch.randn(7, 4)).shape == (7, 3)
+    assert [len(build_activation(name, width).state_dict()) > 0 for width in (5, 3)] == [True] * 2
+    with pytest.raises(ConfigError, match=f'"{name}" is not an activation'):
+        build_activation(name)
+
+
 def test_an_unknown_activation_is_named() -> None:
     with pytest.raises(ConfigError, match='"swishh" is not an activation'):
         build_activation("swishh")
