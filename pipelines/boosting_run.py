@@ -26,7 +26,6 @@ from recsys.metrics.report import ClassificationReport
 from recsys.models.ctr.lightgbm import LightGBM
 from recsys.models.tree_features import stored_rows
 from recsys.models.trees import SCORED_ROWS, Growing, Trees
-from recsys.tracking import plots
 from recsys.tracking.console import Console
 from recsys.tracking.tracker import Tracker
 from recsys.training.options import TrainerOptions
@@ -134,15 +133,7 @@ class BoostingRun(TrackedRun):
         report.write_plots(
             *about, data.train.num_rows, curve, self.trainer_options.monitor, reports
         )
-        figure = plots.bars(
-            plots.Subject(self.spec.class_name, data.name, data.train.num_rows),
-            trees.features.names,
-            trees.gains(),
-            title="Feature importance by gain",
-            label="share of the loss that all splits saved",
-            columns=("feature", "gain", ""),
-        )
-        plots.save_figure(*figure, folder / "gain")
+        report.write_gain(*about, data.train.num_rows, trees)
         if self.importance_rows:
             rows = report.importance_rows(data, self.importance_rows, self.seed)
             schema = data.pipeline.schema

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from recsys.tracking import plots
 from recsys.tracking.console import Console
 from recsys.tracking.format import duration
 from recsys.training.progress import TrainingCurve
+
+if TYPE_CHECKING:
+    from recsys.models.trees import Trees
 
 EXPLAINED_ROWS = 4096
 EXPLAINED_BLOCK = 512
@@ -143,6 +146,19 @@ def write_gate(
         columns=("field", "kept_share", ""),
     )
     plots.save_figure(*figure, folder / "kept_rows")
+
+
+def write_gain(folder: Path, model: str, dataset: str, num_rows: int, trees: Trees) -> None:
+    """Trees: what each feature's splits gained in training."""
+    figure = plots.bars(
+        plots.Subject(model, dataset, num_rows),
+        trees.features.names,
+        trees.gains(),
+        title="Feature importance by gain",
+        label="share of the loss that all splits saved",
+        columns=("feature", "gain", ""),
+    )
+    plots.save_figure(*figure, folder / "gain")
 
 
 def score_of(recommender: Recommender) -> Score:

@@ -10,8 +10,9 @@ Letters   B rows of a block, L layers, H heads, F slots, J crosses of a row, T l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -173,3 +174,66 @@ def latest_first(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     turned = np.take_along_axis(values, np.maximum(steps, 0), axis=1).astype(np.float64)
     turned[steps < 0] = np.nan
     return turned
+
+
+def most_of_row(
+    explained: Mapping[str, np.ndarray],
+    row: int,
+    slots: Sequence[str],
+    lengths: Mapping[str, int] | None = None,
+    count: int = 5,
+) -> dict[str, list[dict[str, Any]]]:
+    """What stands out in the explanation of one row, as plain values, the strongest first.
+
+    Args:
+        explained: What `CTRModel.explain` returned, as arrays.
+        row: Which row of them.
+        slots: F names.
+        lengths: Events of this row by history.
+        count: Entries of each kind; of a cross, slots.
+
+    Returns:
+        By what is explained: `attention` (pairs of two slots, mean over layers and heads), `gates*`
+        (the most open slots), `crosses` (those of the largest weights), `interest.*` (events).
+    """
+    out: dict[str, list[dict[str, Any]]] = {}
+    for name, array in explained.items():
+        one = array[row]
+        if name == "attention":
+            pairs = one.mean((0, 1), dtype=np.float64)
+            np.fill_diagonal(pairs, 0.0)
+            best = _highest(pairs.reshape(-1), count)
+            where = [divmod(i, pairs.shape[1]) for i in best]
+            out[name] = [
+                {"slots": [slots[i], slots[j]], "weight": float(pairs[i, j])} for i, j in where
+            ]
+        elif name.startswith("gates") and array.ndim == 2:
+            out[name] = [
+                {"slots": [slots[i]], "weight": float(one[i])} for i in _highest(one, count)
+            ]
+        elif name == "crosses":
+            crosses = [cross for cross in one if np.count_nonzero(cross) > 1]
+            found = []
+            for k in _highest(np.array([np.abs(cross).sum() for cross in crosses]), count):
+                members = sorted(_highest(np.abs(crosses[k]), count))
+                members = [i for i in members if crosses[k][i] != 0]
+                found.append(
+                    {
+                        "slots": [slots[i] for i in members],
+                        "weights": [float(crosses[k][i]) for i in members],
+                        "num_slots": int(np.count_nonzero(crosses[k])),
+                    }
+                )
+            out[name] = found
+        elif name.startswith("interest."):
+            length = (lengths or {})[name.removeprefix("interest.")]
+            out[name] = [
+                {"events_ago": length - i, "weight": float(one[i])}
+                for i in _highest(one[:length], count)
+            ]
+    return out
+
+
+def _highest(values: np.ndarray, count: int) -> list[int]:
+    """Positions of the highest values, ties by position."""
+    return np.argsort(-values, kind="stable")[:count].tolist()

@@ -107,6 +107,12 @@ class Trees:
             )
         return out
 
+    def contributions(self, encoded: EncodedTable) -> np.ndarray:
+        """What each feature adds to the logit (TreeSHAP), the bias last: [B, M + 1]; rows sum to
+        the logit."""
+        matrix = self.features.matrix(encoded)
+        return self.booster.predict(matrix, pred_contrib=True, num_threads=self.threads)
+
     @property
     def num_trees(self) -> int:
         return int(self.booster.num_trees())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.models import explanations
-from recsys.models.explanations import Explanations, MeanAndSpread, latest_first
+from recsys.models.explanations import Explanations, MeanAndSpread, latest_first, most_of_row
 
 
 def summed(blocks: list[dict[str, np.ndarray]], lengths: list[np.ndarray]) -> Explanations:
@@ -98,3 +98,43 @@ def test_growing_vectors() -> None:
     sums.add(np.array([[3.0, 5.0]]))
     assert sums.mean.tolist() == [2.0, 5.0]
     assert sums.count.tolist() == [2, 1]
+
+
+def test_what_stands_out_in_one_row() -> None:
+    attention = np.zeros((2, 1, 2, 3, 3))
+    attention[1, 0, :, 0, 2] = 0.8, 0.4
+    attention[1, 0, 0, 1, 1] = 9.0  # of a slot to itself: no pair
+    attention[1, 0, 1, 2, 1] = 0.5
+    crosses = np.zeros((2, 4, 3))
+    crosses[1, 0] = 0.0, 1.0, -3.0
+    crosses[1, 2] = 0.5, 0.0, 0.1
+    crosses[1, 3] = 0.0, 50.0, 0.0  # one slot: no cross
+    found = most_of_row(
+        {
+            "attention": attention,
+            "gates": np.array([[0.0, 0, 0], [0.2, 0.9, 0.1]]),
+            "crosses": crosses,
+            "interest.items": np.array([[9.0, 9, 9, 9], [0.1, 0.7, 0.3, 0.0]]),
+        },
+        1,
+        ["a", "b", "c"],
+        {"items": 3},
+        count=2,
+    )
+    assert [one["slots"] for one in found["attention"]] == [["a", "c"], ["c", "b"]]
+    assert [one["weight"] for one in found["attention"]] == pytest.approx([0.6, 0.25])
+    assert [one["slots"] for one in found["gates"]] == [["b"], ["a"]]
+    assert found["crosses"] == [
+        {"slots": ["b", "c"], "weights": [1.0, -3.0], "num_slots": 2},
+        {"slots": ["a", "c"], "weights": [0.5, 0.1], "num_slots": 2},
+    ]
+    assert found["interest.items"] == [
+        {"events_ago": 2, "weight": 0.7}, {"events_ago": 1, "weight": 0.3},
+    ]  # fmt: skip
+
+
+def test_nothing_stands_out_where_there_is_nothing() -> None:
+    found = most_of_row(
+        {"crosses": np.zeros((1, 2, 3)), "interest.items": np.zeros((1, 4))}, 0, "abc", {"items": 0}
+    )
+    assert found == {"crosses": [], "interest.items": []}

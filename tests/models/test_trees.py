@@ -112,6 +112,14 @@ def test_gains_are_shares_and_find_the_signal(stores: tuple[Store, Store]) -> No
     assert max(gains, key=gains.__getitem__) == "strong"
 
 
+def test_contributions_sum_to_the_logit(stores: tuple[Store, Store]) -> None:
+    trees = grown(*stores).finish(12)
+    rows = stored_rows(stores[1], 0, 50)
+    found = trees.contributions(rows)
+    assert found.shape == (50, len(trees.features.names) + 1)
+    np.testing.assert_allclose(found.sum(1), trees.logits_of(rows), atol=1e-5)
+
+
 def test_trees_of_another_schema_or_none_are_refused(
     stores: tuple[Store, Store], tmp_path: Path
 ) -> None:
