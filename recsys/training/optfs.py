@@ -42,7 +42,7 @@ class GateOptions:
     """What `configs/gate/*.yaml` holds."""
 
     name: str = "optfs"
-    gate_l1: float = 0.02
+    gate_l1: float = 0.1
     """Lambda times the number of rows that training reads: the loss gets this times the mean gate,
     whatever the vocabulary's size. (The paper's 2e-9 on a million rows is 0.002 here.)"""
     final_temperature: float = 1000.0
