@@ -255,7 +255,8 @@ def test_views_and_expanded_gradients_are_read_right() -> None:
     hidden = build([8])
     turned = torch.randn(10, 20).T
     assert torch.equal(hidden(turned), hidden(turned.contiguous()))
-    assert torch.equal(hidden(turned[3:]), hidden(turned)[3:])
+    # Products of 17 and of 20 rows may add up in another order.
+    torch.testing.assert_close(hidden(turned[3:]), hidden(turned)[3:])
     x = torch.randn(20, 10, requires_grad=True)
     hidden(x).sum().backward()  # an incoming gradient of stride zero
     twin = x.detach().clone().requires_grad_()
