@@ -131,7 +131,7 @@ class BoostingRun(TrackedRun):
         folder = self.folder / "plots"
         about = (folder, self.spec.class_name, data.name)
         report.write_plots(
-            *about, data.train.num_rows, curve, self.trainer_options.monitor, reports
+            *about, data.train.num_rows, curve, self.trainer_options.monitor, reports, "round"
         )
         report.write_gain(*about, data.train.num_rows, trees)
         if self.importance_rows:

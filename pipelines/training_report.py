@@ -43,11 +43,12 @@ def write_plots(
     curve: TrainingCurve,
     monitor: str,
     reports: dict[str, ClassificationReport],
+    step: str = "optimiser step",
 ) -> None:
     """Training curve; calibration, ROC and lift of the last split."""
     rates = [(row["step"], row["lr"]) for row in curve.evaluations if "lr" in row]
     about = plots.Subject(model, dataset, train_rows)
-    figure = plots.training_curve(about, curve.steps, curve.evaluations, monitor, rates)
+    figure = plots.training_curve(about, curve.steps, curve.evaluations, monitor, rates, step)
     plots.save_figure(*figure, folder / "training_curve")
     if reports:
         split, report = list(reports.items())[-1]

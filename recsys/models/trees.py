@@ -29,7 +29,11 @@ SCORED_ROWS = 16384
 
 
 class StoreRows(lightgbm.Sequence):
-    """Rows of a store as LightGBM reads them: a block of float64 at a time, never all of them."""
+    """Rows of a store as LightGBM reads them: a block of float64 at a time, never all of them.
+
+    A million rows of 39 features raise the peak of the process by 350 MiB, 150 of them the mapped
+    files themselves; by 680 MiB when LightGBM is given one float64 matrix.
+    """
 
     batch_size = 8192
     SAMPLED_ROWS = 256

@@ -122,3 +122,16 @@ def thinned(x: np.ndarray, y: np.ndarray, num_points: int = MAX_POINTS) -> np.nd
     return np.unique(np.concatenate([[0], np.searchsorted(length, wanted), [len(x) - 1]])).clip(
         max=len(x) - 1
     )
+
+
+def legend_above(axis: Axes, handles: Sequence[Any]) -> None:
+    """Put a legend of at most three columns above the axes, where it hides nothing."""
+    axis.legend(
+        handles=list(handles),
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        borderaxespad=0.2,
+    )
