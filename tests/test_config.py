@@ -34,9 +34,9 @@ def test_every_option_composes(group: str, option: str) -> None:
 def test_every_experiment_composes_and_names_its_model(name: str) -> None:
     cfg = config.compose("train", [f"experiment={name}"])
     _, stem = config.chosen_model(cfg)
-    data, _, rest = name.partition("_")
-    assert rest.split("_")[0] == stem
-    assert data in str(cfg.data._target_)
+    data = next(one for one in config.options("data") if name.startswith(f"{one}_"))
+    assert name.removeprefix(f"{data}_").split("_")[0] == stem
+    assert cfg.data._target_ == config.compose("train", [f"data={data}"]).data._target_
 
 
 @pytest.mark.parametrize(
