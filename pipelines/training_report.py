@@ -33,6 +33,9 @@ EXPLAINED_BLOCK = 512
 """Rows explained at a time: attention and crosses of a row are much larger than the row."""
 REPEATS = 3
 """Permutations of each field."""
+SCORED_ROWS = 1_000_000
+"""Rows scored after training for the importance of all fields together, at most: of a wide table
+fewer rows are permuted."""
 
 
 def write_plots(
@@ -234,4 +237,5 @@ def write_importance(
 
 def importance_rows(data: Prepared, num_rows: int, seed: int) -> EncodedTable:
     """The rows to permute: of the validation set where there is one."""
-    return sample_rows(data.val or data.test or data.train, num_rows, seed)
+    bound = max(SCORED_ROWS // (REPEATS * len(data.pipeline.schema)), 1)
+    return sample_rows(data.val or data.test or data.train, min(num_rows, bound), seed)

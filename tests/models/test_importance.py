@@ -157,6 +157,21 @@ def test_same_seed_same_numbers_whatever_other_fields_there_are() -> None:
     assert (one.auc_drop != other.auc_drop).any()
 
 
+def test_rows_that_kept_their_value_are_not_scored_again() -> None:
+    schema, rows = encoded(400)
+    rows.ids[:, 1] = 3  # `noise` is constant: permuting it changes nothing
+    scored = 0
+
+    def counting(part: EncodedTable) -> np.ndarray:
+        nonlocal scored
+        scored += len(part)
+        return score(part)
+
+    permutation_importance(counting, schema, rows, repeats=1)
+    # Once as they are; two numbers and two lists whole; `item` where it differs.
+    assert 5 * 400 - 10 < scored < 6 * 400 - 10
+
+
 def test_progress_ends_at_all_rows() -> None:
     schema, rows = encoded(100)
     told: list[tuple[int, int]] = []

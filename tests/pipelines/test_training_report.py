@@ -2,13 +2,16 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pipelines import training_report
 from pipelines.training_report import write_explanations, write_gate, write_importance
 from recsys.data.encode import EncodedTable
 from recsys.data.schema import Field, Schema
+from recsys.data.store import Store, StoreWriter
 from recsys.models.explanations import Explanations
 from recsys.tracking.console import Console
 
@@ -82,3 +85,23 @@ def test_rows_of_one_class_have_no_importance(tmp_path: Path, capsys) -> None:
     )
     assert found is None
     assert "no importance: " in capsys.readouterr().out
+
+
+def test_a_wide_table_has_fewer_rows_permuted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = Field(name="x", kind="numeric", encoding="log", dtype="float")
+    schema = Schema(fields=(field,), labels=("y",))
+    with StoreWriter(tmp_path / "store", schema) as writer:
+        writer.append(
+            EncodedTable(
+                np.zeros((90, 0), np.int32), np.ones((90, 1), np.float32), label=np.ones(90)
+            )
+        )
+    store = Store.open(tmp_path / "store")
+    data = SimpleNamespace(
+        val=store, test=None, train=None, pipeline=SimpleNamespace(schema=schema)
+    )
+    assert len(training_report.importance_rows(data, 50, 0)) == 50
+    monkeypatch.setattr(training_report, "SCORED_ROWS", 60)
+    assert len(training_report.importance_rows(data, 50, 0)) == 20
