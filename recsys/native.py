@@ -1,7 +1,8 @@
 """C++ kernels, compiled for the processor at hand the first time they are needed.
 
-A kernel is one C++17 file with C functions: no header of torch or Python, so that it compiles in
-seconds and is called through `ctypes`, which releases the interpreter lock. A kernel is never
+A kernel is one C++17 file with C functions, and the headers of its own folder: none of torch or
+Python, so that it compiles in seconds and is called through `ctypes`, which releases the
+interpreter lock. A kernel is never
 required: where it cannot be built, a warning says so and its caller takes another path.
 """
 
@@ -27,8 +28,9 @@ def load_kernel(source: Path) -> ctypes.CDLL | None:
     """The compiled `source`, from the cache or built now; None, with a warning, where it cannot be.
 
     The compiler is `$CXX`, else c++, g++ or clang++. The cache is `$TORCH_EXTENSIONS_DIR/recsys`,
-    by default `~/.cache/torch_extensions/recsys`; an entry is named after the source, the compiler
-    and the processor's features, so that machines may share a home directory.
+    by default `~/.cache/torch_extensions/recsys`; an entry is named after the source, the headers
+    beside it, the compiler and the processor's features, so that machines may share a home
+    directory.
     """
     compiler = _find_compiler()
     if compiler is None:
@@ -64,7 +66,8 @@ def _digest(source: Path, compiler: str) -> str:
     macros = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S
     ).stdout
-    parts = (source.read_text(), *FLAGS, macros)
+    headers = (path.read_text() for path in sorted(source.parent.glob("*.h")))
+    parts = (source.read_text(), *headers, *FLAGS, macros)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -60,6 +60,19 @@ def test_another_source_or_other_flags_are_another_entry(
 
 
 @needs_compiler
+def test_a_changed_header_is_another_entry(tmp_path: Path, cache: Path) -> None:
+    header = write(tmp_path, "constexpr int ANSWER = 42;", "answer.h")
+    source = write(tmp_path, '#include "answer.h"\nextern "C" int answer() { return ANSWER; }')
+    first = load_kernel(source)
+    header.write_text("constexpr int ANSWER = 43;")
+    second = load_kernel(source)
+    assert first is not None
+    assert second is not None
+    assert (first.answer(), second.answer()) == (42, 43)
+    assert len(list(cache.iterdir())) == 2
+
+
+@needs_compiler
 def test_code_that_does_not_compile_is_a_warning(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,42 +14,11 @@
 #include <cstdint>
 #include <cstring>
 
-#define INLINE __attribute__((always_inline)) inline
+#include "lanes.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
 constexpr int64_t CHUNK = 128;  // rows per partial sum
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
-
-INLINE vec splat(float x) { return x - vec{}; }
-
-// The first n <= LANES numbers; zeros after them.
-INLINE vec load(const float* source, int n) {
-    vec out{};
-    if (n == LANES) {
-        std::memcpy(&out, source, sizeof out);
-    } else {
-        for (int i = 0; i < n; ++i) out[i] = source[i];
-    }
-    return out;
-}
-
-INLINE void store(float* target, vec x, int n) {
-    if (n == LANES) {
-        std::memcpy(target, &x, sizeof x);
-    } else {
-        for (int i = 0; i < n; ++i) target[i] = x[i];
-    }
-}
 
 // 1 / (1 + exp(-x)); a NaN stays one. exp by 2^n e^r with |r| <= ln 2 / 2 and a polynomial of
 // degree 6, to 2e-7.

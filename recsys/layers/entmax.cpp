@@ -11,28 +11,13 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __SSE__
-#include <immintrin.h>
-#endif
-
-#define INLINE __attribute__((always_inline)) inline
+#include "lanes.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
 constexpr int MAX_ENTRIES = 256;
 constexpr int MAX_STEPS = 64;  // of Newton's method; five are typical
 
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
-
-INLINE vec splat(float x) { return x - vec{}; }
 INLINE vec larger(vec a, vec b) { return a > b ? a : b; }
 
 INLINE bool any(ivec mask) {
@@ -46,14 +31,6 @@ INLINE vec root(vec x) {
     for (int i = 0; i < LANES; ++i) out[i] = __builtin_sqrtf(x[i]);
     return out;
 }
-
-struct FlushDenormals {
-#ifdef __SSE__
-    unsigned int before = _mm_getcsr();
-    FlushDenormals() { _mm_setcsr(before | 0x8040); }
-    ~FlushDenormals() { _mm_setcsr(before); }
-#endif
-};
 
 struct Layout {
     int64_t blocks, rows, entries, block_stride, row_stride, entry_stride;

@@ -22,22 +22,10 @@
 #include <utility>
 #include <vector>
 
-#ifdef __SSE__
-#include <xmmintrin.h>
-#endif
-
-// Products are compiled where they stand, so that their strides are known.
-#define INLINE __attribute__((always_inline)) inline
+#include "lanes.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
 constexpr int TILE_M = 4;  // register tile of a product: TILE_M x TILE_N accumulators
 #if defined(__AVX512F__)
 constexpr int TILE_N = 4;
@@ -48,11 +36,6 @@ constexpr int QUERIES = 16;  // query slots whose scores are in the first-level 
 constexpr float LOG2_E = 1.44269504f;
 constexpr int CHUNK = 4;     // tiles per partial sum of the weight gradients
 
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
-
-inline vec splat(float x) { return x - vec{}; }  // minus zero: the compiler drops it
 inline vec splat(vec x) { return x; }
 // NaN in `b` stays NaN.
 inline vec maximum(vec a, vec b) { return a > b ? a : b; }
@@ -527,15 +510,6 @@ void store_rows(float* target, int64_t B, int64_t first, int fields, int D, cons
                             (const void*)&block[row], sizeof(float) * columns);
         }
 }
-
-// Numbers below 1e-38 count as zero while a kernel runs: they would cost a hundredfold.
-struct FlushDenormals {
-#ifdef __SSE__
-    unsigned int before = _mm_getcsr();
-    FlushDenormals() { _mm_setcsr(before | 0x8040); }
-    ~FlushDenormals() { _mm_setcsr(before); }
-#endif
-};
 
 // The stack and its sizes, which every thread shares.
 struct Stack {

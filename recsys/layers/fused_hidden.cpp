@@ -15,48 +15,12 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __SSE__
-#include <immintrin.h>
-#endif
-
-#define INLINE __attribute__((always_inline)) inline
+#include "lanes.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
 constexpr int64_t CHUNK = 128;  // rows per partial sum
 constexpr int GROUP = 4;        // rows summed in single precision before they join a double
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
-
-INLINE vec splat(float x) { return x - vec{}; }
-
-// The first n <= LANES numbers; zeros after them.
-INLINE vec load(const float* source, int n) {
-    vec out{};
-    if (n == LANES) {
-        std::memcpy(&out, source, sizeof out);
-    } else {
-        for (int i = 0; i < n; ++i) out[i] = source[i];
-    }
-    return out;
-}
-
-INLINE void store(float* target, vec x, int n) {
-    if (n == LANES) {
-        std::memcpy(target, &x, sizeof x);
-    } else {
-        for (int i = 0; i < n; ++i) target[i] = x[i];
-    }
-}
 
 INLINE uvec lane_index() {
     uvec out{};
@@ -104,15 +68,6 @@ INLINE uvec random_bits(uint64_t key, uvec column) {
     x = (x ^ (x >> 15)) * 0xd35a2d97u;
     return x ^ (x >> 15);
 }
-
-// Numbers below 1e-38 count as zero while a kernel runs: they would cost a hundredfold.
-struct FlushDenormals {
-#ifdef __SSE__
-    unsigned int before = _mm_getcsr();
-    FlushDenormals() { _mm_setcsr(before | 0x8040); }
-    ~FlushDenormals() { _mm_setcsr(before); }
-#endif
-};
 
 INLINE void accumulate(double* total, vec x, int n) {
     if (n == LANES) {

@@ -17,29 +17,19 @@
 #include <cstring>
 #include <vector>
 
-#define INLINE __attribute__((always_inline)) inline
+#include "lanes.h"
 
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 8, VECTORS = 3;
+constexpr int ROWS = 8, VECTORS = 3;
 #elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 6, VECTORS = 2;
+constexpr int ROWS = 6, VECTORS = 2;
 #else
-constexpr int LANES = 4, ROWS = 4, VECTORS = 2;
+constexpr int ROWS = 4, VECTORS = 2;
 #endif
 constexpr int64_t PANEL = LANES * VECTORS;  // columns of a packed panel
 constexpr int64_t GROUPS = 32;              // of rows, each with its own sums
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-
-INLINE vec splat(float x) { return x - vec{}; }
-INLINE vec load(const float* source) {
-    vec out;
-    std::memcpy(&out, source, sizeof out);
-    return out;
-}
-INLINE void store(float* target, vec x) { std::memcpy(target, &x, sizeof x); }
 
 int64_t panels(int64_t columns) { return (columns + PANEL - 1) / PANEL; }
 
