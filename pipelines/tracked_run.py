@@ -9,7 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from omegaconf import DictConfig
 
 import recsys
@@ -28,6 +31,7 @@ from recsys.training.ranks import Ranks
 
 OUTPUTS = Path("outputs")
 EXAMPLE_ROWS = 5
+EXAMPLES_AMONG = 10_000
 
 
 class TrackedRun:
@@ -72,7 +76,8 @@ class TrackedRun:
             prepared = prepare(raw, options, OUTPUTS / "prepared")
         self.console.prepared(prepared)
         columns = prepared.pipeline.schema.names
-        self.example = next(iter(raw.files.values())).head(EXAMPLE_ROWS, columns).to_pandas()
+        source = next(iter(raw.files.values()))
+        self.example = telling_rows(source.head(EXAMPLES_AMONG, columns), EXAMPLE_ROWS).to_pandas()
         return prepared
 
     @contextmanager
@@ -183,6 +188,16 @@ class TrackerObserver:
     def evaluation(self, record: EvaluationRecord) -> None:
         values = {f"val/{name}": value for name, value in record.metrics.items()}
         self.tracker.log_metrics(values, record.step)
+
+
+def telling_rows(table: pa.Table, rows: int) -> pa.Table:
+    """The rows that hold the longest lists, in their order: the first rows of a log have empty
+    histories, and no type can be told from an empty list."""
+    lengths = np.zeros(table.num_rows, np.int64)
+    for column in table.columns:
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            lengths += pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    return table.take(np.sort(np.argsort(-lengths, kind="stable")[:rows]))
 
 
 def log_model(

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from pipelines.tracked_run import TrackedRun, loggable
+import pyarrow as pa
+
+from pipelines.tracked_run import TrackedRun, loggable, telling_rows
 from recsys import config
 
 
@@ -39,3 +41,10 @@ def test_result_file_artifacts_and_test_metrics_are_those_of_the_result(
     assert {"config.yaml", "plots", "result.json"} <= kept
     plots = {item.path for item in client.list_artifacts(result["run_id"], "plots")}
     assert {"plots/importance.png", "plots/importance.csv", "plots/attention.png"} <= plots
+
+
+def test_example_rows_are_those_that_hold_something() -> None:
+    """The first rows of a log have empty histories, whose type MLflow cannot tell."""
+    table = pa.table({"user": [1, 2, 3, 4], "seen": [[], [7], None, [7, 8]]})
+    assert telling_rows(table, 2)["user"].to_pylist() == [2, 4]
+    assert telling_rows(table.select(["user"]), 2)["user"].to_pylist() == [1, 2]
