@@ -93,6 +93,7 @@ def explain(cfg: DictConfig) -> dict[str, Any]:
         importance = report.write_importance(
             output, name, data, saved.logits_of, saved.pipeline.schema,
             head(encoded, importance_rows), console, int(cfg.seed),
+            together=saved.joined_histories,
         )  # fmt: skip
     elif importance_rows:
         labels = ", ".join(saved.pipeline.schema.labels)

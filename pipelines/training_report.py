@@ -186,6 +186,7 @@ def write_importance(
     rows: EncodedTable,
     console: Console,
     seed: int,
+    together: Sequence[str] = (),
 ) -> Importance | None:
     """Permutation importance of each raw field: measured, drawn, and told in one line.
 
@@ -203,6 +204,7 @@ def write_importance(
             rows,
             repeats=REPEATS,
             seed=seed,
+            together=together,
             progress=lambda done, total: console.preparing(done, total, "importance"),
         )
     except SchemaError as error:

@@ -291,7 +291,10 @@ class TrainingRun(TrackedRun):
             rows = report.importance_rows(data, self.importance_rows, self.seed)
             score = report.score_of(recommender)
             schema = data.pipeline.schema
-            report.write_importance(*about, score, schema, rows, self.console, self.seed)
+            report.write_importance(
+                *about, score, schema, rows, self.console, self.seed,
+                together=recommender.model.joined_histories,
+            )  # fmt: skip
         return folder
 
 

@@ -63,6 +63,10 @@ class CTRModel(nn.Module, ABC):
     """True when `forward` reads `Embedded.second`, a second table of the same size (FGCNN,
     ARM-Net+). Set in the constructor as well."""
 
+    joined_histories: tuple[str, ...] = ()
+    """Histories that it reads side by side, event by event: changing one alone makes no row. Set in
+    the constructor."""
+
     def __init__(self, num_fields: int, embed_dim: int, num_dense: int) -> None:
         super().__init__()
         if num_fields < self.min_fields:

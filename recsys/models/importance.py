@@ -12,7 +12,7 @@ Letters   n rows, F raw fields.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,6 +40,7 @@ class Importance:
     """
 
     fields: tuple[str, ...]
+    """Of fields that were permuted together, one entry: their names with " + " between them."""
     auc_drop: np.ndarray
     auc_drop_deviation: np.ndarray
     logloss_rise: np.ndarray
@@ -63,6 +64,7 @@ def permutation_importance(
     *,
     repeats: int = 3,
     seed: int = 0,
+    together: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Importance:
     """Score the rows once as they are, then `repeats` times per field with its column permuted.
@@ -77,6 +79,8 @@ def permutation_importance(
         rows: Encoded rows with labels [n]; those whose label is missing do not count.
         repeats: Permutations per field, at least 1.
         seed: Of the permutations; each field has its own, whatever other fields there are.
+        together: Fields that take one permutation and count as one, in the place of the first of
+            them: histories that the model reads event by event, which would not fit otherwise.
         progress: Called with (rows scored, rows in all).
 
     Raises:
@@ -97,12 +101,16 @@ def permutation_importance(
 
     before = _logits(score, rows)
     whole = quality(before)
-    changes = np.empty((len(schema), repeats, 2))
-    for position, name in enumerate(schema.names):
-        rng = np.random.default_rng([seed, *name.encode()])
+    units = _units(schema.names, together)
+    changes = np.empty((len(units), repeats, 2))
+    for position, names in enumerate(units):
+        rng = np.random.default_rng([seed, *names[0].encode()])
         for repeat in range(repeats):
-            changed = permuted(schema, rows, name, rng.permutation(len(rows)))
-            differs = _rows_that_differ(schema, rows, changed, name)
+            order = rng.permutation(len(rows))
+            changed = rows
+            for name in names:
+                changed = permuted(schema, changed, name, order)
+            differs = _rows_that_differ(schema, rows, changed, names)
             logits = before.copy()
             if differs.size:
                 logits[differs] = _logits(score, changed.take(differs))
@@ -110,10 +118,10 @@ def permutation_importance(
             changes[position, repeat] = whole[0] - found[0], found[1] - whole[1]
             if progress is not None:
                 done = position * repeats + repeat + 1
-                progress(done * len(rows), len(schema) * repeats * len(rows))
+                progress(done * len(rows), len(units) * repeats * len(rows))
     mean, deviation = changes.mean(axis=1), changes.std(axis=1)
     return Importance(
-        fields=schema.names,
+        fields=tuple(" + ".join(names) for names in units),
         auc_drop=mean[:, 0],
         auc_drop_deviation=deviation[:, 0],
         logloss_rise=mean[:, 1],
@@ -164,15 +172,25 @@ def sample_rows(store: Store, num_rows: int, seed: int = 0) -> EncodedTable:
     )
 
 
+def _units(names: Sequence[str], together: Sequence[str]) -> list[tuple[str, ...]]:
+    """Fields to be permuted at a time, in schema order."""
+    joined = tuple(name for name in names if name in together)
+    return [
+        joined if name in joined else (name,)
+        for name in names
+        if name not in joined or name == joined[0]
+    ]
+
+
 def _logits(score: Score, rows: EncodedTable) -> np.ndarray:
     return np.concatenate([score(part) for part in _blocks(rows)])
 
 
 def _rows_that_differ(
-    schema: Schema, rows: EncodedTable, changed: EncodedTable, name: str
+    schema: Schema, rows: EncodedTable, changed: EncodedTable, names: Sequence[str]
 ) -> np.ndarray:
     """Rows to score again; of a list field, all of them."""
-    if schema[name].is_ragged:
+    if any(schema[name].is_ragged for name in names):
         return np.arange(len(rows))
     differs = (rows.ids != changed.ids).any(1) | (rows.dense != changed.dense).any(1)
     return np.flatnonzero(differs)

@@ -131,6 +131,11 @@ class SavedModel:
         self.facts = dict(facts or {})
 
     @property
+    def joined_histories(self) -> tuple[str, ...]:
+        """Fields that only make a row when they change together."""
+        return self.model.model.joined_histories if isinstance(self.model, Recommender) else ()
+
+    @property
     def recommender(self) -> Recommender:
         """The network with its tables.
 

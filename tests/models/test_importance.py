@@ -1,5 +1,6 @@
 """Permutation importance: a planted signal, a slow loop, and what exactly is permuted."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,35 @@ def test_against_a_slow_loop(weight: bool, block: int, monkeypatch: pytest.Monke
         assert found.auc_drop_deviation[position] == pytest.approx(np.std(drops), abs=1e-12)
         assert found.logloss_rise[position] == pytest.approx(np.mean(rises), abs=1e-9)
         assert found.logloss_rise_deviation[position] == pytest.approx(np.std(rises), abs=1e-9)
+
+
+def test_fields_permuted_together_keep_their_tie() -> None:
+    """Two histories of the same events: one permuted alone makes no row."""
+    schema, rows = encoded(3000)
+    rows.ragged["tags"] = rows.ragged["seen"]
+    rng = np.random.default_rng(0)
+    rows = dataclasses.replace(
+        rows, label=(rng.random(3000) < 1 / (1 + np.exp(-score(rows)))).astype(np.float32)
+    )
+
+    def tied(some: EncodedTable) -> np.ndarray:
+        (values, offsets), (others, ends) = some.ragged["tags"], some.ragged["seen"]
+        assert np.array_equal(offsets, ends)
+        assert np.array_equal(values, others)
+        return score(some)
+
+    with pytest.raises(AssertionError):
+        permutation_importance(tied, schema, rows)
+    found = permutation_importance(tied, schema, rows, together=("seen", "tags"))
+    first, second = (name for name in schema.names if name in ("seen", "tags"))
+    assert found.fields.count(f"{first} + {second}") == 1
+    assert len(found.fields) == len(schema.names) - 1
+    alone = permutation_importance(score, schema, rows)
+    for name, drop in zip(found.fields, found.auc_drop, strict=True):
+        if "+" in name:
+            assert drop > 0.005
+        else:
+            assert drop == alone.auc_drop[alone.fields.index(name)]
 
 
 @pytest.mark.parametrize("name", [field.name for field in FIELDS])

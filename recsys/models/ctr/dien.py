@@ -77,6 +77,7 @@ class DIEN(CTRModel):
     ) -> None:
         super().__init__(num_fields, embed_dim, num_dense)
         self.units = HistoryUnits("DIEN", embed_dim, slots, histories, joint)
+        self.joined_histories = self.units.histories if joint else ()
         if aux_weight < 0:
             raise ConfigError(f"aux_weight is {aux_weight}; it must not be negative.")
         self.aux_weight = aux_weight

@@ -75,6 +75,7 @@ class DIN(CTRModel):
     ) -> None:
         super().__init__(num_fields, embed_dim, num_dense)
         self.units = HistoryUnits("DIN", embed_dim, slots, histories, joint)
+        self.joined_histories = self.units.histories if joint else ()
         self.pooling = check_pooling(pooling)
         self.attention: nn.ModuleList | None = None
         if pooling == "attention":
