@@ -32,13 +32,6 @@ class Ragged:
         """Length of each row's list, [B] int64."""
         return self.offsets.diff()
 
-    def take(self, rows: Tensor) -> Ragged:
-        """The lists at some positions [b], in that order."""
-        lengths = self.lengths[rows]
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        shift = (self.offsets[rows] - offsets[:-1]).repeat_interleave(lengths)
-        return Ragged(self.values[shift + torch.arange(len(shift), device=shift.device)], offsets)
-
 
 @dataclass
 class Batch:
@@ -72,22 +65,6 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Page-lock every tensor, so that copies to a GPU overlap with work."""
         return self._map(lambda tensor: tensor.pin_memory())
-
-    def take(self, rows: Tensor) -> Batch:
-        """The rows at some positions [b], in that order."""
-
-        def pick(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[rows]
-
-        return Batch(
-            ids=self.ids[rows],
-            dense=self.dense[rows],
-            label=self.label[rows],
-            ragged={name: lists.take(rows) for name, lists in self.ragged.items()},
-            weight=pick(self.weight),
-            group=pick(self.group),
-            row=pick(self.row),
-        )
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         def apply(tensor: Tensor | None) -> Tensor | None:

@@ -11,9 +11,7 @@ Differs  The weight of the gates' sum is stated per row that training reads, so 
          kept or dropped. EVERY weight is rewound (the authors' code leaves the biases of DCN's
          cross layers behind). The gates' learning rate is a key of its own: with few steps per
          epoch the weights' rate would not carry a gate from c_init to 0. Early stopping is the
-         trainer's (the authors stop at the first epoch that does not improve). `holdout` is not
-         in the paper: gates trained on rows that the weights have learnt by heart keep a row for
-         the few training rows it remembers; on held-out rows, for what it predicts.
+         trainer's (the authors stop at the first epoch that does not improve).
 Letters  R storage rows.
 """
 
@@ -33,7 +31,6 @@ from recsys.errors import CheckpointError, ConfigError
 from recsys.models.recommender import Recommender
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.loop import Trainer
-from recsys.training.losses import binary_cross_entropy_sum, label_mass
 from recsys.training.optimizers import Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.plateau import Plateau
@@ -58,9 +55,6 @@ class GateOptions:
     """c_init: how far a gate is from closing at the start."""
     lr: float | None = None
     """Learning rate of the gates; None: that of the weights."""
-    holdout: float = 0.0
-    """Share of the training rows from which, while searching, the gates learn and the weights do
-    not. At 0 both learn from all rows, as in the paper."""
 
     def __post_init__(self) -> None:
         if self.name != "optfs":
@@ -86,11 +80,6 @@ class GateOptions:
             raise ConfigError(f"gate.init={self.init}; gates start open, so it must be above 0.")
         if self.lr is not None and self.lr <= 0:
             raise ConfigError(f"gate.lr={self.lr}; it must be above 0, or null.")
-        if not 0 <= self.holdout < 1:
-            raise ConfigError(
-                f"gate.holdout={self.holdout}; it must be at least 0 and below 1: the weights need "
-                "rows too."
-            )
 
     def temperature(self, epoch: int) -> float:
         """tau of a search epoch: gamma^(epoch / (T - 1)).
@@ -182,31 +171,11 @@ class OptFSTrainer(Trainer):
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         self.gates.logits.grad = None
-        if self.searching and self.gate.holdout:
-            held = held_out(batch, self.gate.holdout)
-            self.gates.logits.requires_grad_(False)
-            result = super().train_step(batch.take(torch.nonzero(~held).squeeze(1)))
-            self.gates.logits.requires_grad_(True)
-            self._judge(batch.take(torch.nonzero(held).squeeze(1)))
-        else:
-            result = super().train_step(batch)
+        result = super().train_step(batch)
         if self.searching:
             self.gates.add_penalty_gradient(self.gate.gate_l1 / self.num_seen)
             self.gate_optimizer.step()
         return result
-
-    def _judge(self, batch: Batch) -> None:
-        """The gates' gradient on rows that the weights never learn from, scored as in evaluation:
-        a gate is worth what its row brings to rows not yet seen."""
-        if not len(batch):
-            return
-        mass = label_mass(batch.label, batch.weight).clamp(min=1e-12)
-        self.recommender.eval()
-        with self._autocast():
-            logits = self.model(self.lookup(batch))
-        self.recommender.train()
-        loss = binary_cross_entropy_sum(logits, batch.label, batch.weight) / mass
-        (self.gates.logits.grad,) = torch.autograd.grad(loss, [self.gates.logits])
 
     # -- the stages --------------------------------------------------------------------------
 
@@ -309,14 +278,6 @@ class OptFSTrainer(Trainer):
             "kept_share": left / seen,
             "fields": fields,
         }
-
-
-def held_out(batch: Batch, share: float) -> Tensor:
-    """The rows of a batch [B] that the weights do not learn from: in every epoch the same, by a
-    multiplicative hash of their positions in the data."""
-    assert batch.row is not None
-    golden = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed number; products wrap around
-    return ((batch.row * golden) >> 32) & 0xFFFFFFFF < int(share * 2**32)
 
 
 def _is_gate(name: str) -> bool:

@@ -26,7 +26,7 @@ from recsys.models.recommender import Recommender
 from recsys.models.saved import ModelSpec, SavedModel
 from recsys.training.checkpoint import Checkpoints
 from recsys.training.loop import Interrupted
-from recsys.training.optfs import GateOptions, OptFSTrainer, held_out
+from recsys.training.optfs import GateOptions, OptFSTrainer
 from recsys.training.optimizers import OptimizerOptions, Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.progress import EvaluationRecord, StepRecord
@@ -181,78 +181,6 @@ def test_gates_move_by_an_adam_of_their_own(data: Prepared) -> None:
     moved = gates.logits.detach() - before
     expected = -0.01 * logits.grad / (logits.grad.abs() + 1e-8)  # Adam's first step
     torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
-
-
-def test_with_a_holdout_gates_and_weights_learn_from_different_rows(data: Prepared) -> None:
-    gate = {"gate_l1": 0.0, "holdout": 0.3}
-    trainer, train, _, _ = make(data, gate=gate)
-    other, *_ = make(data)
-    batch = next(iter(train))
-    held = held_out(batch, 0.3)
-    assert 0.2 < float(held.float().mean()) < 0.4
-    theirs, ours = (batch.take(torch.nonzero(mask).squeeze(1)) for mask in (held, ~held))
-    other.gates.logits.requires_grad_(False)
-    generator = torch.get_rng_state()  # dropout
-    loss, _ = super(OptFSTrainer, other).train_step(ours)
-    torch.set_rng_state(generator)
-    found, _ = trainer.train_step(batch)
-    assert torch.equal(found, loss)
-    weights, expected = copies(trainer), copies(other)
-    for name, tensor in expected.items():
-        if not name.endswith(".gate"):
-            assert torch.equal(weights[name], tensor), name
-    other.gates.logits.requires_grad_(True)
-    logits = other.recommender.eval()(theirs)
-    torch.nn.functional.binary_cross_entropy_with_logits(logits, theirs.label).backward()
-    gradient, moved = other.gates.logits.grad, trainer.gates.logits.detach() - trainer.gates.init
-    assert gradient is not None
-    torch.testing.assert_close(
-        moved, -0.01 * gradient / (gradient.abs() + 1e-8), rtol=1e-2, atol=1e-7
-    )
-    assert trainer.recommender.training
-
-
-def test_held_out_rows_are_the_same_whatever_batch_they_come_in(data: Prepared) -> None:
-    _, train, _, _ = make(data)
-    held: dict[int, bool] = {}
-    for epoch in range(2):
-        train.set_epoch(epoch)
-        for batch in train:
-            assert batch.row is not None
-            rows = dict(zip(batch.row.tolist(), held_out(batch, 0.3).tolist(), strict=True))
-            assert all(held.setdefault(row, one) == one for row, one in rows.items())
-    assert np.mean(list(held.values())) == pytest.approx(0.3, abs=0.03)
-
-
-def test_a_holdout_closes_rows_that_only_remember(tmp_path: Path) -> None:
-    """Every value of `who` comes four times, with labels at random: nothing to learn, all to
-    remember."""
-    rng = np.random.default_rng(1)
-    side = rng.integers(0, 8, ROWS)
-    click = rng.random(ROWS) < np.where(side % 2, 0.8, 0.2)
-    columns = {"side": side, "who": rng.permutation(ROWS) // 4, "click": click.astype(np.int8)}
-    schema = Schema(
-        fields=tuple(
-            Field(name=name, kind="categorical", encoding="vocabulary", dtype="int")
-            for name in ("side", "who")
-        ),
-        labels=("click",),
-    )
-    raw = RawDataset(
-        "memory",
-        {"all": Source.from_frame(pl.DataFrame(columns))},
-        schema,
-        RandomSplit((0.8, 0.1, 0.1), 0),
-    )
-    memory = prepare(raw, DataOptions(), tmp_path)
-    kept = {}
-    for holdout in (0.0, 0.3):
-        gate = {"search_epochs": 12, "gate_l1": 0.03, "holdout": holdout}
-        trainer, train, val, _ = make(memory, gate=gate, model="lr.LR", arguments={})
-        trainer._run_stage(train, val, 12 * len(train))
-        kept[holdout] = {k: f["kept"] / f["seen"] for k, f in trainer.report()["fields"].items()}
-    assert kept[0.3]["side"] == kept[0.0]["side"] == 1.0
-    assert kept[0.3]["who"] < 0.7 * kept[0.0]["who"]
 
 
 def test_rewinding_restores_every_tensor_and_forgets_the_optimiser(data: Prepared) -> None:
@@ -415,8 +343,6 @@ def test_the_saved_model_has_only_the_rows_kept_and_the_same_logits(
         ("rewind_epoch", -1),
         ("init", 0.0),
         ("lr", 0.0),
-        ("holdout", -0.1),
-        ("holdout", 1.0),
         ("name", "optf"),
     ],
 )
