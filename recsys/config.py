@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
+import inspect
 import json
 import re
 import sys
@@ -37,10 +39,15 @@ from recsys.errors import (
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FAMILIES = ("ctr", "cf", "mtl", "towers")
+PAIRS = ".interactions"
+"""Function of a recipe's module that reads user-item pairs."""
+TRAINERS = {"cf": "ranking"}
+"""Choice of `trainer` for a family, where `default` is not meant for it."""
 FREE_FORM = ("data.fields.", "data.types.", "data.histories.")
 """Mappings whose keys are the user's own column names."""
 
 if typing.TYPE_CHECKING:
+    from recsys.data.interactions import Interactions
     from recsys.data.options import DataOptions
     from recsys.data.raw import RawDataset
 
@@ -73,6 +80,9 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     parsed = _parse(overrides)
     groups = [text for text, override in parsed if (CONFIGS / override.key_or_group).is_dir()]
     values = [(text, o) for text, o in parsed if text not in groups]
+    chosen = {override.key_or_group for _, override in parsed}
+    if config_name == "train" and "trainer" not in chosen:
+        groups += [f"trainer={TRAINERS[family]}" for family in TRAINERS if family in chosen]
     _check_choices([o for text, o in parsed if text in groups])
     base = _compose(config_name, groups)
     texts = []
@@ -226,9 +236,52 @@ def build_dataset(node: DictConfig) -> tuple[RawDataset, DataOptions]:
     from recsys.models.registry import call, import_target
 
     values = plain(node)
-    recipe = import_target(values.pop("_target_"))
+    target = values.pop("_target_")
+    if target.endswith(PAIRS):
+        raise ConfigError(
+            f"data={target.split('.')[-2]} holds user-item pairs without a label, for cf models: "
+            f"{' '.join(options('cf'))}. Choose one, or other data."
+        )
+    recipe = import_target(target)
     common = {key: values.pop(key) for key in list(values) if key in _names(DataOptions)}
     return call(recipe, values, {}, "data"), build_options(DataOptions, common, "data")
+
+
+def build_interactions(node: DictConfig) -> Interactions:
+    """The user-item pairs of a recipe: what the function `interactions` of its module returns.
+
+    A recipe may have rows for click models as well (MovieLens has): the keys that only those read
+    must be as they were.
+
+    Raises:
+        ConfigError: the recipe has no pairs, an unknown key, or a key that pairs do not read.
+        SchemaError: the recipe does not find what it expects.
+    """
+    from recsys.data.options import DataOptions
+    from recsys.models.registry import call, import_target
+
+    values = plain(node)
+    target = values.pop("_target_")
+    module = importlib.import_module(target.rpartition(".")[0])
+    recipe = getattr(module, PAIRS.lstrip("."), None)
+    if recipe is None:
+        raise ConfigError(
+            f"data={target.split('.')[-2]} has no user-item pairs, which cf models learn from. Use "
+            "a set that has, or your own table: data=interactions data.path=<file>."
+        )
+    if not target.endswith(PAIRS):
+        pairs_keys = inspect.signature(recipe).parameters
+        rows = inspect.signature(import_target(target)).parameters
+        neutral = vars(DataOptions()) | {key: one.default for key, one in rows.items()}
+        for key in [key for key in values if key in neutral and key not in pairs_keys]:
+            value = values.pop(key)
+            if value != neutral[key]:
+                raise ConfigError(
+                    f"data.{key}={value} is nothing for cf models, which read user-item pairs. "
+                    f"Leave data.{key} out."
+                )
+    found: Interactions = call(recipe, values, {}, "data")
+    return found
 
 
 def plain(node: Any) -> Any:

@@ -59,7 +59,11 @@ def test_every_data_key_is_an_option_of_the_recipe_or_common() -> None:
 
     for option in config.options("data"):
         node = config.plain(config.compose("train", [f"data={option}"]).data)
-        recipe = inspect.signature(import_target(node.pop("_target_"))).parameters
+        target = node.pop("_target_")
+        recipe = inspect.signature(import_target(target)).parameters
+        if target.endswith(".interactions"):
+            assert set(node) == set(recipe), option
+            continue
         common = set(DataOptions.__dataclass_fields__)
         assert not set(recipe) & common, option
         assert set(node) == set(recipe) | common, option
@@ -91,12 +95,34 @@ def test_every_yaml_says_what_it_is_and_explains_its_keys(path: Path) -> None:
         (["ctr.num_heads=4"], r"no ctr was chosen"),
         (["data=parqet"], r"Did you mean parquet"),
         (["ctr=autoint", "a b"], r'cannot read "a b"'),
-        (["trainer=fast"], r"Allowed: debug, default, overfit"),
+        (["trainer=fast"], r"Allowed: debug, default, overfit, ranking"),
     ],
 )
 def test_mistakes_name_the_nearest(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config.compose("train", overrides)
+
+
+def test_cf_models_get_a_trainer_of_their_own_unless_one_is_named() -> None:
+    for cf in config.options("cf"):
+        assert config.compose("train", [f"cf={cf}"]).trainer.monitor == "recall@20"
+        assert config.compose("train", [f"cf={cf}", "trainer=debug"]).trainer.monitor == "auc"
+    assert config.compose("train", ["ctr=autoint"]).trainer.monitor == "auc"
+
+
+def test_pairs_and_rows_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("user,item\n1,2\n1,3\n")
+    node = config.compose(
+        "train", ["data=interactions", f"data.path={tmp_path / 'pairs.csv'}", "data.user=user"]
+    ).data
+    assert config.build_interactions(node).num_items == 2
+    with pytest.raises(ConfigError, match="user-item pairs without a label"):
+        config.build_dataset(node)
+    with pytest.raises(ConfigError, match=r"data=criteo has no user-item pairs.*data=interactions"):
+        config.build_interactions(config.compose("train", ["data=criteo"]).data)
+    both = config.compose("train", ["data=movielens100k", "data.history=true"]).data
+    with pytest.raises(ConfigError, match=r"data\.history=True is nothing for cf"):
+        config.build_interactions(both)
 
 
 def test_added_keys_are_refused_by_the_constructor() -> None:

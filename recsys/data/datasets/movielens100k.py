@@ -12,6 +12,7 @@ import polars as pl
 
 from recsys.data.datasets.files import Download, check_count, find, open_folder, read_bytes
 from recsys.data.histories import MAX_LENGTH, with_histories
+from recsys.data.interactions import Interactions
 from recsys.data.raw import RawDataset
 from recsys.data.readers import Source
 from recsys.data.schema import Encoding, Field, Kind, Schema
@@ -75,6 +76,34 @@ def build(
         files={"all": Source.from_frame(frame, str(folder / "u.data"))},
         schema=_schema(history),
     )
+
+
+def interactions(
+    *,
+    source: str | Path | None = None,
+    positive: int = 4,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+) -> Interactions:
+    """Who liked which movie, with the movies' titles.
+
+    Args:
+        source: Folder with `u.data` and `u.item`, plain or gzipped; None downloads them.
+        positive: Lowest rating, of 1 to 5, that counts.
+        test_fraction: Share of each person's movies that is tested, drawn at random.
+        split_seed: Of that choice.
+
+    Raises:
+        SchemaError: A file is absent, or its rows are not those published.
+    """
+    if not 1 <= positive <= 5:
+        raise ConfigError(f"data.positive={positive}; ratings are 1 to 5.")
+    if not 0 < test_fraction < 1:
+        raise ConfigError(f"data.test_fraction={test_fraction}; it must lie between 0 and 1.")
+    folder = open_folder("movielens100k", source, DOWNLOADS)
+    liked = ratings(folder).filter(pl.col("rating") >= positive)
+    whole = Interactions.of("movielens100k", liked, titles=movies(folder))
+    return whole.with_test(test_fraction, split_seed)
 
 
 def ratings(folder: Path) -> pl.DataFrame:

@@ -94,3 +94,16 @@ def test_other_files_are_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -
     (small / "u.item").unlink()
     with pytest.raises(SchemaError, match=r"needs u\.item \(or \.gz\)"):
         movielens100k.movies(small)
+
+
+def test_pairs_of_the_real_files(shared: Callable[[str], Path]) -> None:
+    data = movielens100k.interactions(source=shared("ml-100k"))
+    assert data.test is not None
+    assert len(data.train) + len(data.test) == 55_375
+    assert len(data.test) / 55_375 == pytest.approx(0.2, abs=0.005)
+    assert data.titles is not None
+    assert "Star Wars (1977)" in data.titles.to_pylist()
+    assert data.user_ids.to_pylist()[:2] == [1, 2]
+    for keys in ({"positive": 6}, {"test_fraction": 0.0}):
+        with pytest.raises(ConfigError, match="data\\."):
+            movielens100k.interactions(source=shared("ml-100k"), **keys)  # type: ignore[arg-type]

@@ -1,0 +1,97 @@
+"""Ids become codes, and what is odd about the pairs is counted and told."""
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from recsys.data.interactions import Interactions
+from recsys.errors import CheckpointError, SchemaError
+
+
+def frame(*pairs: tuple[object, object]) -> pl.DataFrame:
+    return pl.DataFrame({"user": [u for u, _ in pairs], "item": [i for _, i in pairs]})
+
+
+def named(data: Interactions, part: str) -> set[tuple[object, object]]:
+    pairs = getattr(data, part)
+    users, items = data.user_ids.to_pylist(), data.item_ids.to_pylist()
+    return {(users[u], items[i]) for u, i in zip(pairs.users, pairs.items, strict=True)}
+
+
+@pytest.mark.parametrize(
+    "users", [["zoe", "ann", "\u00fc \n"], [2**62, -5, 2**31 + 1]], ids=["strings", "large"]
+)
+def test_external_ids_go_in_and_come_out(users: list[object]) -> None:
+    rows = [(users[0], "b"), (users[1], "a"), (users[2], "a"), (users[0], "c")]
+    data = Interactions.of("x", frame(*rows), frame((users[1], "b")))
+    assert named(data, "train") == set(rows)
+    assert named(data, "test") == {(users[1], "b")}
+    assert data.user_ids.type in (pa.int64(), pa.string())
+    assert data.counts() == "3 users, 3 items, 4 train pairs, 1 test pairs"
+    assert data.notes == ()
+
+
+def test_order_and_repeats_do_not_matter() -> None:
+    rows = [(1, 5), (2, 5), (1, 7), (3, 9)]
+    data = Interactions.of("x", frame(*rows))
+    again = Interactions.of("x", frame(*reversed(rows), rows[0]))
+    assert again.digest() == data.digest()
+    assert again.notes == ("1 repeated train pairs count once",)
+    assert Interactions.of("x", frame(*rows[:3])).digest() != data.digest()
+
+
+def test_what_cannot_be_served_is_counted() -> None:
+    train = frame((1, 10), (1, 11), (2, 10), (None, 10))
+    test = frame((1, 10), (1, 12), (2, 11), (3, 10), (3, 11), (2, None))
+    data = Interactions.of("x", train, test)
+    assert named(data, "test") == {(1, 12), (2, 11)}  # 12 is in no training pair: a sure miss
+    assert data.num_items == 3
+    assert data.num_users == 2
+    assert data.notes == (
+        "1 train rows without a user or an item are left out",
+        "1 test rows without a user or an item are left out",
+        "2 test rows of 1 users without a training pair are left out",
+        "1 test pairs are training pairs and are left out",
+        "1 test pairs are of items without a training pair: always a miss",
+    )
+
+
+def test_titles_follow_the_items() -> None:
+    titles = pl.DataFrame({"item": [11, 10, 99], "title": ["eleven", "ten", "none"]})
+    data = Interactions.of("x", frame((1, 10), (1, 11), (2, 12)), titles=titles)
+    assert data.titles is not None
+    assert data.titles.to_pylist() == ["ten", "eleven", None]
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    titles = pl.DataFrame({"item": ["a"], "title": ["A"]})
+    data = Interactions.of("x", frame((1, "a"), (2, "b")), frame((1, "b")), titles, ("note",))
+    data.save(tmp_path / "pairs")
+    found = Interactions.load(tmp_path / "pairs")
+    assert named(found, "train") == named(data, "train")
+    assert found.test is None
+    assert found.titles is not None
+    assert found.titles.to_pylist() == ["A", None]
+    assert (found.name, found.notes) == ("x", ("note",))
+    with pytest.raises(CheckpointError, match="no user-item pairs"):
+        Interactions.load(tmp_path)
+    card = tmp_path / "pairs" / "interactions.json"
+    card.write_text(card.read_text().replace("1", "2", 1))
+    with pytest.raises(CheckpointError, match="version"):
+        Interactions.load(tmp_path / "pairs")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (frame((1.5, 2)), None, "user column of the train pairs holds Float64"),
+        (frame((1, [2])), None, "item column .* List"),
+        (frame((1, 2)), frame(("1", 2)), "integers and integers in the training.*strings"),
+        (frame((None, 2)).cast(pl.Int64), None, "the graph is empty"),
+    ],
+)
+def test_bad_input(train: pl.DataFrame, test: pl.DataFrame | None, message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        Interactions.of("x", train, test)
