@@ -78,7 +78,7 @@ def _find_by_kernel(
     kernel = item_graph_kernel()
     assert kernel is not None
     turned = train.transposed()
-    read = [
+    read: list[np.ndarray] = [
         np.ascontiguousarray(turned.offsets, np.int64),
         np.ascontiguousarray(turned.items, np.int32),
         np.ascontiguousarray(train.offsets, np.int64),
@@ -92,7 +92,8 @@ def _find_by_kernel(
         k,
         *(array.ctypes.data for array in read),
         keep_diagonal,
-        *(array.ctypes.data for array in (neighbors, counts)),
+        neighbors.ctypes.data,
+        counts.ctypes.data,
         torch.get_num_threads(),
     )
     return neighbors, counts
