@@ -1,0 +1,263 @@
+"""UltraGCN's losses against slow loops of the paper's equations; its switches; what it learns."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from recsys.data.pairs import Pairs
+from recsys.data.triples import Triples
+from recsys.errors import ConfigError
+from recsys.models.cf.ultragcn import UltraGCN
+
+YAML = Path(__file__).parents[3] / "configs" / "cf" / "ultragcn.yaml"
+NUM_USERS, NUM_ITEMS = 9, 13
+WEIGHTS = {"w1": 0.1, "w2": 0.9, "w3": 0.2, "w4": 0.7}
+
+
+def draw(seed: int = 0, count: int = 40) -> Pairs:
+    """User 8 and item 12 have nothing."""
+    rng = np.random.default_rng(seed)
+    users, items = rng.integers(NUM_USERS - 1, size=count), rng.integers(NUM_ITEMS - 1, size=count)
+    return Pairs.of(users, items, NUM_USERS, NUM_ITEMS)
+
+
+def build(train: Pairs, **options: Any) -> UltraGCN:
+    torch.manual_seed(0)
+    settings = {"embed_dim": 6, "num_negatives": 5, "num_neighbors": 4, "init_std": 0.7}
+    return UltraGCN(train, **{**settings, **WEIGHTS, **options})
+
+
+def batch_of(train: Pairs, rows: int = 11, n: int = 5, seed: int = 0) -> Triples:
+    """Rows with repeated users, and negatives that may be train items."""
+    generator = torch.Generator().manual_seed(seed)
+    at = torch.randint(len(train), (rows,), generator=generator).numpy()
+    negatives = torch.randint(NUM_ITEMS, (rows, n), generator=generator)
+    users, positives = train.users[at].astype(np.int64), train.items[at].astype(np.int64)
+    return Triples(torch.from_numpy(users), torch.from_numpy(positives), negatives)
+
+
+def bce(score: float, label: int) -> float:
+    probability = 1 / (1 + math.exp(-score))
+    return -math.log(probability if label else 1 - probability)
+
+
+def slow_losses(model: UltraGCN, train: Pairs, batch: Triples) -> dict[str, float]:
+    """Eq. 5-14 in nested loops, from the pairs alone."""
+    users, items = model.users.detach().double(), model.items.detach().double()
+    ratings = np.zeros((train.num_users, train.num_items))
+    ratings[train.users, train.items] = 1
+    d_user, d_item = ratings.sum(1), ratings.sum(0)
+    shared = ratings.T @ ratings
+    sums = shared.sum(1)
+
+    def score(user: int, item: int) -> float:
+        return float(users[user] @ items[item])
+
+    def beta(user: int, item: int) -> float:
+        return float(1 / d_user[user] * math.sqrt((d_user[user] + 1) / (d_item[item] + 1)))
+
+    totals = {"positive": 0.0, "negative": 0.0, "items": 0.0}
+    for row, (user, item) in enumerate(
+        zip(batch.users.tolist(), batch.positives.tolist(), strict=True)
+    ):
+        totals["positive"] += (model.w1 + model.w2 * beta(user, item)) * bce(score(user, item), 1)
+        others = range(NUM_ITEMS) if model.negatives == "all" else batch.negatives[row].tolist()
+        drawn = [(model.w3 + model.w4 * beta(user, j)) * bce(score(user, j), 0) for j in others]
+        totals["negative"] += model.negative_weight * sum(drawn) / len(drawn)
+        omega = [
+            shared[item, j] / sums[item] * math.sqrt((sums[item] + 1) / (sums[j] + 1))
+            for j in range(NUM_ITEMS)
+        ]
+        best = sorted(range(NUM_ITEMS), key=lambda j: (-omega[j], j))[: model.neighbors.shape[1]]
+        totals["items"] += model.item_weight * sum(omega[j] * bce(score(user, j), 1) for j in best)
+    squares = float((users**2).sum() + (items**2).sum())
+    return {**totals, "l2": model.decay * squares / 2}
+
+
+@pytest.mark.parametrize("negatives", ["sampled", "all"])
+@pytest.mark.parametrize("seed", range(3))
+def test_losses_equal_the_papers_equations(negatives: str, seed: int) -> None:
+    train = draw(seed)
+    model = build(train, negatives=negatives, item_weight=0.3, decay=0.01)
+    batch = batch_of(train, seed=seed)
+    found = {name: loss.item() for name, loss in model.losses(batch).items()}
+    assert found == pytest.approx(slow_losses(model, train, batch), rel=1e-5)
+
+
+def dense_losses(model: UltraGCN, batch: Triples, users: Tensor, items: Tensor) -> Tensor:
+    """The same in torch, for gradients: all items as negatives."""
+    softplus = torch.nn.functional.softplus
+    scores = users[batch.users] @ items.T
+    beta = model.user_scales[batch.users].double().unsqueeze(1) * model.item_scales.double()
+    rows = torch.arange(len(batch))
+    positive = (model.w1 + model.w2 * beta) * softplus(-scores)
+    negative = (model.w3 + model.w4 * beta) * softplus(scores)
+    neighbors = model.neighbors[batch.positives].long()
+    omega = model.neighbor_weights[batch.positives].double()
+    graph = omega * softplus(-scores.gather(1, neighbors))
+    return (
+        positive[rows, batch.positives].sum()
+        + model.negative_weight * negative.mean(1).sum()
+        + model.item_weight * graph.sum()
+        + model.decay / 2 * (users.square().sum() + items.square().sum())
+    )
+
+
+def test_gradients_of_all_items_equal_autograd_of_the_dense_form() -> None:
+    train = draw()
+    model = build(train, negatives="all", item_weight=0.3, decay=0.01)
+    batch = batch_of(train)
+    users, items = (t.detach().double().requires_grad_() for t in (model.users, model.items))
+    dense_losses(model, batch, users, items).backward()
+    total(model, batch).backward()
+    for found, expected in ((model.users.grad, users.grad), (model.items.grad, items.grad)):
+        assert found is not None
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def total(model: UltraGCN, batch: Triples) -> Tensor:
+    return torch.stack(list(model.losses(batch).values())).sum()
+
+
+def gradient(model: UltraGCN, batch: Triples) -> Tensor:
+    found = torch.autograd.grad(model.losses(batch)["negative"], [model.users, model.items])
+    return torch.cat([part.flatten() for part in found])
+
+
+def test_expected_gradient_of_sampled_negatives_is_that_of_all() -> None:
+    """Every set of one negative has the same chance: the mean over them is exact, and the mean
+    over n independent ones has the same expectation."""
+    train = draw()
+    every, sampled = build(train, negatives="all"), build(train, num_negatives=1)
+    batch = batch_of(train)
+    wanted = gradient(every, batch)
+    found = torch.zeros_like(wanted)
+    for item in range(NUM_ITEMS):
+        drawn = torch.full((len(batch), 1), item)
+        found += gradient(sampled, Triples(batch.users, batch.positives, drawn)) / NUM_ITEMS
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("group_rows", [1, 4, 11])
+def test_expected_gradient_of_grouped_negatives_is_that_of_all(group_rows: int) -> None:
+    """The mean of many draws lies within 5 standard errors, in every coordinate."""
+    train, draws = draw(), 300
+    every = build(train, negatives="all")
+    grouped = build(train, negatives="grouped", group_rows=group_rows, num_negatives=40)
+    batch = batch_of(train)
+    torch.manual_seed(1)
+    found = torch.stack([gradient(grouped, batch) for _ in range(draws)]).double()
+    error = found.std(0) / math.sqrt(draws)
+    distance = (found.mean(0) - gradient(every, batch)).abs()
+    assert (distance <= 5 * error + 1e-6).all()
+    scale = gradient(every, batch).abs().mean()
+    assert error.mean() < 0.1 * scale  # the bound means something
+
+
+def test_grouped_rows_share_and_groups_do_not() -> None:
+    train = draw()
+    model = build(train, negatives="grouped", group_rows=4)
+    assert model._drawn(batch_of(train, rows=11)).shape == (3, 5)
+
+
+def test_switches_of_the_item_graph() -> None:
+    train = draw()
+    kept, without = build(train), build(train, keep_diagonal=False)
+    own = torch.arange(NUM_ITEMS).unsqueeze(1)
+    has_users = torch.from_numpy(train.item_degrees > 0)
+    assert ((kept.neighbors == own) & (kept.neighbor_weights > 0)).any(1)[has_users].all()
+    assert not ((without.neighbors == own) & (without.neighbor_weights > 0)).any()
+
+
+def test_users_and_items_without_pairs_are_finite() -> None:
+    train = draw()
+    for negatives in ("sampled", "grouped", "all"):
+        model = build(train, negatives=negatives)
+        total(model, batch_of(train)).backward()
+        for parameter in (model.users, model.items):
+            assert parameter.grad is not None
+            assert parameter.grad.isfinite().all()
+        scores = model.scores(torch.tensor([8]))
+        assert scores.shape == (1, NUM_ITEMS)
+        assert scores.isfinite().all()
+
+
+def test_the_state_is_the_vectors_alone() -> None:
+    model, other = build(draw()), build(draw(1))
+    assert list(model.state_dict()) == ["users", "items"]
+    other.load_state_dict(model.state_dict())
+    users = torch.arange(NUM_USERS)
+    assert torch.equal(model.scores(users), other.scores(users))
+
+
+@pytest.mark.parametrize("negatives", ["sampled", "grouped", "all"])
+def test_two_blocks_are_learnt(negatives: str) -> None:
+    """Users of each half have most items of their half; those withheld come back first."""
+    rng = np.random.default_rng(0)
+    has = np.kron(np.eye(2), np.ones((30, 20))).astype(bool)
+    withheld = has & (rng.random(has.shape) < 0.1)
+    users, items = np.nonzero(has & ~withheld)
+    train = Pairs.of(users, items, 60, 40)
+    torch.manual_seed(0)
+    model = UltraGCN(
+        train, embed_dim=8, negatives=negatives, num_negatives=30, negative_weight=1, init_std=0.1
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(25):
+        order = torch.randperm(len(train))
+        batch = Triples(
+            torch.from_numpy(train.users.astype(np.int64))[order],
+            torch.from_numpy(train.items.astype(np.int64))[order],
+            torch.randint(40, (len(train), 30)),
+        )
+        optimizer.zero_grad()
+        total(model, batch).backward()
+        optimizer.step()
+    scores = model.scores(torch.arange(60)).detach().numpy()
+    scores[train.users, train.items] = -np.inf
+    for user in np.flatnonzero(withheld.any(1)):
+        wanted = np.flatnonzero(withheld[user])
+        assert set(np.argsort(-scores[user])[: len(wanted)]) == set(wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"negatives": "al"}, 'negatives is "al". Did you mean all'),
+        ({"embed_dim": 0}, "embed_dim is 0; it must be at least 1"),
+        ({"num_negatives": 0}, "num_negatives is 0; it must be at least 1"),
+        ({"group_rows": -1}, "group_rows is -1; it must be at least 1"),
+        ({"num_neighbors": 0}, "num_neighbors is 0; it must be at least 1"),
+        ({"decay": -1.0}, "decay is -1.0; it must be a number of at least 0"),
+        ({"w3": math.nan}, "w3 is nan; it must be a number of at least 0"),
+        ({"negative_weight": math.inf}, "negative_weight is inf"),
+        ({"init_std": 0.0}, "init_std is 0; vectors that are all equal stay so"),
+    ],
+)
+def test_bad_hyperparameters(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(draw(), **options)
+
+
+def test_a_batch_without_its_negatives() -> None:
+    train = draw()
+    with pytest.raises(ValueError, match=r"negatives \[11, 3\], but negatives=sampled needs \[11"):
+        build(train).losses(batch_of(train, n=3))
+
+
+def test_yaml_lists_the_constructors_keywords() -> None:
+    keywords = inspect.signature(UltraGCN).parameters.values()
+    defaults = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY}
+    listed = yaml.safe_load(YAML.read_text())
+    assert listed.pop("_target_") == "recsys.models.cf.ultragcn.UltraGCN"
+    assert listed == defaults
+    assert YAML.read_text().startswith("# UltraGCN: ")
