@@ -18,6 +18,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from recsys.data.pairs import Pairs
+from recsys.data.triple_sampler import Sampling
 from recsys.data.triples import Triples
 from recsys.errors import ConfigError, did_you_mean
 from recsys.layers.all_items_loss import all_items_loss, chosen_items_loss, group_length
@@ -68,6 +69,9 @@ class UltraGCN(EmbeddingModel):
         >>> sorted(model.losses(Triples(torch.tensor([0]), torch.tensor([0]), none)))
         ['items', 'l2', 'negative', 'positive']
     """
+
+    sampling: Sampling
+    """Every pair once an epoch; negatives only where each row has its own, and any item."""
 
     item_scales: Tensor
     neighbor_weights: Tensor
@@ -120,6 +124,8 @@ class UltraGCN(EmbeddingModel):
                 raise ConfigError(f"{name} is {number}; it must be a number of at least 0.")
         if init_std == 0:
             raise ConfigError("init_std is 0; vectors that are all equal stay so. Give 1e-4, say.")
+        drawn = num_negatives if negatives == "sampled" else 0
+        self.sampling = Sampling(draw="pairs", negatives=drawn, reject=False)
         self.w1, self.w2, self.w3, self.w4 = w1, w2, w3, w4
         self.negatives, self.num_negatives, self.group_rows = negatives, num_negatives, group_rows
         self.negative_weight, self.item_weight, self.decay = negative_weight, item_weight, decay

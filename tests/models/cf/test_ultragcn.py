@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from recsys.data.pairs import Pairs
+from recsys.data.triple_sampler import TripleSampler
 from recsys.data.triples import Triples
 from recsys.errors import ConfigError
 from recsys.models.cf.ultragcn import UltraGCN
@@ -167,6 +168,16 @@ def test_grouped_rows_share_and_groups_do_not() -> None:
     train = draw()
     model = build(train, negatives="grouped", group_rows=4)
     assert model._drawn(batch_of(train, rows=11)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("negatives", ["sampled", "grouped", "all"])
+def test_batches_as_the_model_wants_them(negatives: str) -> None:
+    train = draw()
+    model = build(train, negatives=negatives)
+    assert model.sampling.draw == "pairs"
+    assert model.sampling.negatives == (5 if negatives == "sampled" else 0)
+    for batch in TripleSampler(train, model.sampling, batch_size=7):
+        assert all(loss.isfinite() for loss in model.losses(batch).values())
 
 
 def test_switches_of_the_item_graph() -> None:
