@@ -26,6 +26,7 @@ from recsys.layers.item_graph import item_graph
 from recsys.models.collaborative import EmbeddingModel
 
 NEGATIVES = ("sampled", "grouped", "all")
+STARTS = ("random", "popularity")
 
 
 class UltraGCN(EmbeddingModel):
@@ -58,6 +59,9 @@ class UltraGCN(EmbeddingModel):
         keep_diagonal: An item is its own neighbour, as in the authors' settings.
         decay: gamma, L2 of all parameters.
         init_std: Standard deviation of the first vectors.
+        start: `random`, or `popularity`: the first coordinate gives every item the score that is
+            best for all users alike. Training from small random vectors reaches those scores first,
+            saturated, and stays there for long.
 
     Raises:
         ConfigError: a hyperparameter is out of range.
@@ -96,10 +100,13 @@ class UltraGCN(EmbeddingModel):
         keep_diagonal: bool = True,
         decay: float = 1e-4,
         init_std: float = 1e-4,
+        start: str = "random",
     ) -> None:
         super().__init__(train, embed_dim)
         if negatives not in NEGATIVES:
             raise ConfigError(f'negatives is "{negatives}".{did_you_mean(negatives, NEGATIVES)}')
+        if start not in STARTS:
+            raise ConfigError(f'start is "{start}".{did_you_mean(start, STARTS)}')
         counts = {
             "embed_dim": embed_dim,
             "num_negatives": num_negatives,
@@ -143,6 +150,8 @@ class UltraGCN(EmbeddingModel):
         }
         for name, array in made.items():  # of the training pairs, not learnt: not part of the state
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        if start == "popularity":
+            self._start_at_popularity(train)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         return self.users, self.items
@@ -177,6 +186,30 @@ class UltraGCN(EmbeddingModel):
             "items": chosen_items_loss(rows, self.items, neighbors, omega, label=1),
             "l2": self.decay * (half_square(self.users) + half_square(self.items)),
         }
+
+    @torch.no_grad()
+    def _start_at_popularity(self, train: Pairs) -> None:
+        """Scores s_i that depend on the item alone minimise p_i softplus(-s) + q_i softplus(s),
+        p_i and q_i being the weights that an epoch gives to i with label 1 and 0: log(p_i / q_i).
+        One coordinate holds them, equally long on both sides."""
+        users = torch.from_numpy(train.users.astype(np.int64))
+        items = torch.from_numpy(train.items.astype(np.int64))
+        scales = self.user_scales[users].double()
+        positive = torch.zeros(self.num_items, dtype=torch.float64)
+        positive.index_add_(0, items, self.w1 + self.w2 * scales * self.item_scales[items])
+        omega = self.neighbor_weights[items].double() * self.item_weight
+        positive.index_add_(0, self.neighbors[items].long().flatten(), omega.flatten())
+        negative = self.w3 * len(train) + self.w4 * scales.sum() * self.item_scales.double()
+        negative *= self.negative_weight / self.num_items
+        known = (positive > 0) & (negative > 0)
+        if not known.any():
+            return
+        scores = torch.zeros_like(positive)
+        scores[known] = (positive[known] / negative[known]).log()
+        scores[~known] = scores[known].min()
+        length = max(float((scores.square().sum() / self.num_users) ** 0.25), 1e-6)
+        self.users[:, 0] = length
+        self.items[:, 0] = (scores / length).float()
 
     def _drawn(self, batch: Triples) -> Tensor:
         """The negatives of each row, or of each group of rows, [G, n]."""

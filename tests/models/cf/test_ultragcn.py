@@ -189,6 +189,33 @@ def test_switches_of_the_item_graph() -> None:
     assert not ((without.neighbors == own) & (without.neighbor_weights > 0)).any()
 
 
+def all_pairs(train: Pairs) -> Triples:
+    users, items = train.users.astype(np.int64), train.items.astype(np.int64)
+    return Triples(*map(torch.from_numpy, (users, items, np.zeros((len(train), 0), np.int64))))
+
+
+def test_the_popularity_start_is_a_minimum_over_scores_of_items_alone() -> None:
+    """Over an epoch, no item's score wants to change for all users alike."""
+    train = draw()
+    model = build(train, negatives="all", start="popularity", init_std=1e-9, decay=0.0)
+    scores = model.scores(torch.arange(NUM_USERS)).detach()
+    torch.testing.assert_close(scores, scores[:1].expand_as(scores))
+    total(model, all_pairs(train)).backward()
+    assert model.items.grad is not None
+    pull = model.items.grad[:, 0][torch.from_numpy(train.item_degrees > 0)]
+    assert pull.abs().max() < 1e-3 * model.negative_weight
+    lowest = scores[0].argmin()
+    assert scores[0, 12] == scores[0, lowest]  # nobody has item 12
+    lengths = [float(one.detach().square().sum()) for one in (model.users, model.items)]
+    assert lengths[0] == pytest.approx(lengths[1], rel=1e-4)
+
+
+def test_the_popularity_start_without_pairs() -> None:
+    nothing = np.zeros(0, int)
+    model = build(Pairs.of(nothing, nothing, 3, 4), start="popularity")
+    assert model.scores(torch.arange(3)).isfinite().all()
+
+
 def test_users_and_items_without_pairs_are_finite() -> None:
     train = draw()
     for negatives in ("sampled", "grouped", "all"):
@@ -210,40 +237,52 @@ def test_the_state_is_the_vectors_alone() -> None:
     assert torch.equal(model.scores(users), other.scores(users))
 
 
-@pytest.mark.parametrize("negatives", ["sampled", "grouped", "all"])
-def test_two_blocks_are_learnt(negatives: str) -> None:
-    """Users of each half have most items of their half; those withheld come back first."""
+def planted() -> tuple[Pairs, np.ndarray]:
+    """Users of each half have most items of their half; the rest is withheld, [U, I]."""
     rng = np.random.default_rng(0)
     has = np.kron(np.eye(2), np.ones((30, 20))).astype(bool)
     withheld = has & (rng.random(has.shape) < 0.1)
-    users, items = np.nonzero(has & ~withheld)
-    train = Pairs.of(users, items, 60, 40)
+    return Pairs.of(*np.nonzero(has & ~withheld), 60, 40), withheld
+
+
+def share_found(train: Pairs, withheld: np.ndarray, **options: Any) -> float:
+    """Share of users to whom exactly what was withheld from them comes first, after 25 steps."""
     torch.manual_seed(0)
-    model = UltraGCN(
-        train, embed_dim=8, negatives=negatives, num_negatives=30, negative_weight=1, init_std=0.1
-    )
+    model = UltraGCN(train, embed_dim=8, num_negatives=30, init_std=0.1, **options)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(25):
-        order = torch.randperm(len(train))
-        batch = Triples(
-            torch.from_numpy(train.users.astype(np.int64))[order],
-            torch.from_numpy(train.items.astype(np.int64))[order],
-            torch.randint(40, (len(train), 30)),
-        )
+        pairs = all_pairs(train)
+        drawn = torch.randint(40, (len(train), 30))
         optimizer.zero_grad()
-        total(model, batch).backward()
+        total(model, Triples(pairs.users, pairs.positives, drawn)).backward()
         optimizer.step()
     scores = model.scores(torch.arange(60)).detach().numpy()
     scores[train.users, train.items] = -np.inf
-    for user in np.flatnonzero(withheld.any(1)):
-        wanted = np.flatnonzero(withheld[user])
-        assert set(np.argsort(-scores[user])[: len(wanted)]) == set(wanted)
+    users = np.flatnonzero(withheld.any(1))
+    found = [
+        set(np.argsort(-scores[u])[: withheld[u].sum()]) == set(np.flatnonzero(withheld[u]))
+        for u in users
+    ]
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("negatives", ["sampled", "grouped", "all"])
+def test_two_blocks_are_learnt(negatives: str) -> None:
+    assert share_found(*planted(), negatives=negatives, negative_weight=1.0) == 1.0
+
+
+def test_the_popularity_start_skips_the_plateau() -> None:
+    """With heavy negatives all scores fall first, and no block is seen for many steps."""
+    options: dict[str, Any] = {"negatives": "all", "negative_weight": 20.0}
+    assert share_found(*planted(), **options) < 0.2
+    assert share_found(*planted(), **options, start="popularity") == 1.0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"negatives": "al"}, 'negatives is "al". Did you mean all'),
+        ({"start": "popular"}, 'start is "popular". Did you mean popularity'),
         ({"embed_dim": 0}, "embed_dim is 0; it must be at least 1"),
         ({"num_negatives": 0}, "num_negatives is 0; it must be at least 1"),
         ({"group_rows": -1}, "group_rows is -1; it must be at least 1"),
