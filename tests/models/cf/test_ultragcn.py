@@ -242,7 +242,8 @@ def planted() -> tuple[Pairs, np.ndarray]:
     rng = np.random.default_rng(0)
     has = np.kron(np.eye(2), np.ones((30, 20))).astype(bool)
     withheld = has & (rng.random(has.shape) < 0.1)
-    return Pairs.of(*np.nonzero(has & ~withheld), 60, 40), withheld
+    users, items = np.nonzero(has & ~withheld)
+    return Pairs.of(users, items, 60, 40), withheld
 
 
 def share_found(train: Pairs, withheld: np.ndarray, **options: Any) -> float:
