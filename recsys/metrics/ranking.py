@@ -39,10 +39,8 @@ from torch import Tensor
 from recsys.errors import ConfigError, SchemaError
 from recsys.metrics.classification import Floats
 from recsys.metrics.top_items import (
-    MIB,
     ItemLists,
     block_users,
-    bytes_per_score,
     check_length,
     top_of_scores,
     top_of_vectors,
@@ -55,6 +53,7 @@ BUCKETS = ("head", "middle", "tail")
 """Items that together hold the first, second and last third of the train pairs, by popularity."""
 
 _RANK_BYTES = 64  # per place of a list while it is judged
+_LIST_BLOCK = 24 << 20  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +83,7 @@ class FullRanking:
             testing.
         ks: Lengths of lists, each within 1 and I.
         block_bytes: What a block of users may take, about: its scores where they are written, and
-            its lists while they are judged.
+            its lists while they are judged. By default 24 MiB, 1 GiB for scores on a GPU.
 
     Raises:
         ConfigError: a k is below 1 or above the catalogue, or none is given.
@@ -109,7 +108,7 @@ class FullRanking:
         masked: Sequence[ItemLists] = (),
         *,
         ks: Sequence[int] = (20,),
-        block_bytes: int = 64 * MIB,
+        block_bytes: int | None = None,
     ) -> None:
         self.num_users, self.num_items = len(test.offsets) - 1, test.num_items
         self.ks = tuple(sorted(set(ks)))
@@ -185,7 +184,7 @@ class FullRanking:
             SchemaError: the scores are not [b, I].
         """
         device = torch.device(device)
-        fitting = block_users(self.block_bytes, self.num_items, bytes_per_score(device))
+        fitting = block_users(self.block_bytes, self.num_items, device)
         tally = self._tally()
         for users in self._users().split(min(fitting, self._lists_at_once())):
             given = scores(users.to(device))
@@ -201,7 +200,7 @@ class FullRanking:
         return torch.from_numpy(self.users)
 
     def _lists_at_once(self) -> int:
-        return max(1, self.block_bytes // (self.ks[-1] * _RANK_BYTES))
+        return max(1, (self.block_bytes or _LIST_BLOCK) // (self.ks[-1] * _RANK_BYTES))
 
     def _tally(self) -> _Tally:
         return _Tally(self)

@@ -21,8 +21,8 @@ from torch import Tensor
 from recsys.errors import ConfigError, NonFiniteError, SchemaError
 from recsys.native import load_kernel
 
-MIB = 1 << 20
 _TORCH_BYTES = 32  # per score of a block in the torch form: itself, keys, and what makes them
+_CACHED_BLOCK, _LARGE_BLOCK = 24 << 20, 1 << 30  # bytes
 
 
 class ItemLists(Protocol):
@@ -83,7 +83,7 @@ def top_of_scores(
         return _empty(0, k, scores.device)
     offsets, items = _lists(excluded, users, num_items)
     scores = scores.detach().float()
-    if runs_kernel(scores):
+    if runs_kernel(scores.device):
         users = users.cpu().long().contiguous()
         scores = scores.contiguous()
         top = _empty(len(users), k, scores.device)
@@ -99,7 +99,7 @@ def top_of_vectors(
     users: Tensor,
     k: int,
     excluded: ItemLists | None = None,
-    block_bytes: int = 64 * MIB,
+    block_bytes: int | None = None,
 ) -> TopItems:
     """The best items of some users by the dot products of their vectors.
 
@@ -115,7 +115,7 @@ def top_of_vectors(
         users: [n] int64, rows of `user_vectors` and users of `excluded`.
         k: Length of a list, at most I.
         excluded: Items that are never recommended.
-        block_bytes: What a block of scores may take where scores are written.
+        block_bytes: What a block of scores may take where scores are written; see `block_users`.
 
     Raises:
         ConfigError: k is not within 1 and I.
@@ -137,9 +137,9 @@ def top_of_vectors(
     _check_users(users, len(user_vectors))
     offsets, items = _lists(excluded, users, num_items)
     user_vectors, item_vectors = user_vectors.detach().float(), item_vectors.detach().float()
-    if runs_kernel(user_vectors, item_vectors):
+    if runs_kernel(user_vectors.device, item_vectors.device):
         return _kernel_product(user_vectors, item_vectors, users, k, offsets, items)
-    size = block_users(block_bytes, num_items, _TORCH_BYTES)
+    size = block_users(block_bytes, num_items, user_vectors.device)
     blocks = [
         _torch_top(user_vectors[part] @ item_vectors.T, part, k, offsets, items)
         for part in users.to(user_vectors.device).split(size)
@@ -149,15 +149,16 @@ def top_of_vectors(
     return TopItems(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 
-def block_users(block_bytes: int, num_items: int, score_bytes: int) -> int:
-    """Users whose scores fit into so many bytes; at least one."""
-    return max(1, block_bytes // max(num_items * score_bytes, 1))
+def block_users(block_bytes: int | None, num_items: int, device: torch.device) -> int:
+    """Users whose scores fit into so many bytes at their peak; at least one.
 
-
-def bytes_per_score(device: torch.device) -> int:
-    """What one score of a block takes at its peak in `top_of_scores`."""
-    has_kernel = device.type == "cpu" and top_items_kernel() is not None
-    return 4 if has_kernel else _TORCH_BYTES
+    By default 24 MiB on a CPU, where a block is still in cache when it is ranked and its memory is
+    used again for the next; 1 GiB elsewhere.
+    """
+    if block_bytes is None:
+        block_bytes = _CACHED_BLOCK if device.type == "cpu" else _LARGE_BLOCK
+    score_bytes = 4 if runs_kernel(device) else _TORCH_BYTES
+    return max(1, block_bytes // (num_items * score_bytes))
 
 
 def check_length(k: int, num_items: int) -> None:
@@ -172,9 +173,9 @@ def check_length(k: int, num_items: int) -> None:
 # -- kernel ----------------------------------------------------------------------------------------
 
 
-def runs_kernel(*tensors: Tensor) -> bool:
-    """True where the kernel can stand in for torch's operations on these tensors."""
-    return all(t.device.type == "cpu" for t in tensors) and top_items_kernel() is not None
+def runs_kernel(*devices: torch.device) -> bool:
+    """True where the kernel can stand in for torch's operations."""
+    return all(device.type == "cpu" for device in devices) and top_items_kernel() is not None
 
 
 @functools.cache

@@ -119,9 +119,8 @@ def main(dim: int, k: int) -> None:
     torch.randn(64, 64) @ torch.randn(64, 64)
     before = psutil.Process().memory_info().rss
     peaks = []
-    print(
-        f"{NUM_USERS:,} users x {NUM_ITEMS:,} items, D = {dim}, k = {k}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"{NUM_USERS:,} users x {NUM_ITEMS:,} items, D = {dim}, k = {k}, {threads} threads")
     flop = 2 * NUM_USERS * NUM_ITEMS * dim
     bound = flop / product_rate()
     print(f"bound: {flop / 1e9:.0f} GFLOP in {bound:.2f} s at {flop / bound / 1e9:.0f} GFLOP/s")
@@ -129,7 +128,7 @@ def main(dim: int, k: int) -> None:
     for way in ("vectors", "scores"):
         rows.append((f"recsys, {way}, all metrics", *timed(lambda way=way: full(way), repeats=3)))
         peaks.append((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / MIB)
-    block = 64 * MIB // (4 * NUM_ITEMS)
+    block = 24 * MIB // (4 * NUM_ITEMS)
     rows.append(
         (
             "mask, torch.topk, recall only",

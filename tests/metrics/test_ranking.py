@@ -271,7 +271,7 @@ def test_models_are_asked_for_blocks_that_fit(monkeypatch: pytest.MonkeyPatch) -
         asked.append(users.tolist())
         return torch.zeros(len(users), 37)
 
-    setting = FullRanking(test, train, ks=[1], block_bytes=37 * 4 * 5)
+    setting = FullRanking(test, train, ks=[1], block_bytes=37 * 32 * 5)
     found = setting.of_scores(scores)
     assert [user for block in asked for user in block] == found.users.tolist()
     assert max(map(len, asked)) <= 5
