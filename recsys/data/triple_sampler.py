@@ -1,9 +1,9 @@
 """Triples of a user, an item it has and items it does not have, drawn in blocks.
 
 Negatives are exact without trying twice: among the I - d items that a user of d items does not
-have, the one of rank r is r + k, where k of the user's items come before it. With the user's items
-i_0 < i_1 < ... that is the number of j with i_j - j <= r, one binary search in numbers that are
-stored sorted. A user with nearly every item costs no more than another.
+have, the one of rank r is r + k, where k of the user's items come before it. With the items of the
+user i_0 < i_1 < ... that is the number of j with i_j - j <= r, one binary search. A user with
+nearly every item costs no more than another.
 
 A block of draws depends on the seed, the epoch and the block's number alone: not on the batch size,
 the number of processes, or where reading starts.
@@ -13,17 +13,22 @@ Letters   U users, I items, E pairs, B rows of a batch, n negatives of a row.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recsys.data.loader import Order
 from recsys.data.pairs import Pairs
 from recsys.data.triples import Triples
 from recsys.errors import CheckpointError, ConfigError, SchemaError, did_you_mean
+from recsys.native import load_kernel
 
 BLOCK_DRAWS = 1 << 18
 """Negatives of a block; a block has at least one row."""
@@ -111,11 +116,6 @@ class TripleSampler:
             self._users = train.users
         if sampling.reject and sampling.negatives:
             self._check_full_users()
-            # Per pair its user, then how many items the user lacks before this one: ascending.
-            lacking = train.items - (
-                np.arange(len(train)) - np.repeat(train.offsets[:-1], self._degrees)
-            )
-            self._ranks = train.users.astype(np.int64) * (train.num_items + 1) + lacking
 
     def _check_full_users(self) -> None:
         full = np.flatnonzero(self._degrees == self.train.num_items)
@@ -197,7 +197,7 @@ class TripleSampler:
 
     def _rows(self, epoch: int, start: int, stop: int) -> Triples:
         """Rows `start:stop` of the epoch, from as many blocks as they lie in."""
-        parts = []
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
         while start < stop or not parts:
             number, at = divmod(start, self._block_rows)
             if self._block is None or self._block[0] != (epoch, number):
@@ -217,8 +217,8 @@ class TripleSampler:
             rows = self._pair_order(epoch).rows(start, start + count)
             users = self._users[rows]
         else:
-            users = self._active[_below(bits, np.full(count, len(self._active)))]
-            rows = self.train.offsets[users] + _below(bits, self._degrees[users])
+            users = self._active[_below(bits, len(self._active), (count,))]
+            rows = self.train.offsets[users] + _below(bits, self._degrees[users], (count,))
         users = users.astype(np.int64)
         negatives = self._draw_negatives(bits, users)
         positives = self.train.items[rows].astype(np.int64)
@@ -233,18 +233,59 @@ class TripleSampler:
         """Items for each user, [b, n] int64."""
         num_items, shape = self.train.num_items, (len(users), self.sampling.negatives)
         if not self.sampling.reject:
-            return _below(bits, np.full(shape, num_items))
-        left = np.broadcast_to((num_items - self._degrees[users])[:, None], shape)
-        ranks = _below(bits, left)
-        wanted = users[:, None] * (num_items + 1) + ranks
-        passed = np.searchsorted(self._ranks, wanted, side="right")
-        return ranks + passed - self.train.offsets[users][:, None]
+            return _below(bits, num_items, shape)
+        left = num_items - self._degrees[users]
+        return lacking_items(self.train, users, _below(bits, left[:, None], shape))
 
 
-def _below(bits: np.random.PCG64, limits: np.ndarray) -> np.ndarray:
-    """A whole number in [0, limit) for each limit, uniform to 1 part in 2^53 / limit; int64.
+def lacking_items(pairs: Pairs, users: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """The items of some ranks among those that each user does not have.
+
+    Args:
+        pairs: What users have.
+        users: [b] int64.
+        ranks: [b, n] int64, each below the number of items that the user does not have.
+
+    Returns:
+        [b, n] int64.
+
+    Example:
+        >>> pairs = Pairs.of(np.array([0, 0]), np.array([1, 2]), num_users=1, num_items=5)
+        >>> lacking_items(pairs, np.array([0]), np.array([[0, 1, 2]]))
+        array([[0, 3, 4]])
+    """
+    kernel = sampler_kernel()
+    if kernel is not None:
+        out = np.empty_like(ranks)
+        arrays = (users, pairs.offsets, pairs.items, ranks, out)
+        assert all(array.flags.c_contiguous for array in arrays)
+        kernel.lacking_items(*ranks.shape, *(array.ctypes.data for array in arrays))
+        return out
+    # Per pair, its user and how many items that one lacks before this: ascending.
+    before = pairs.items - (
+        np.arange(len(pairs)) - np.repeat(pairs.offsets[:-1], pairs.user_degrees)
+    )
+    stride = pairs.num_items + 1
+    keys = pairs.users.astype(np.int64) * stride + before
+    passed = np.searchsorted(keys, users[:, None] * stride + ranks, side="right")
+    return ranks + passed - pairs.offsets[users][:, None]
+
+
+@functools.cache
+def sampler_kernel() -> ctypes.CDLL | None:
+    """The compiled kernel, or None where it cannot be built (the first call says why)."""
+    library = load_kernel(Path(__file__).with_suffix(".cpp"))
+    if library is None:
+        return None
+    library.lacking_items.argtypes = [*2 * [ctypes.c_int64], *5 * [ctypes.c_void_p]]
+    library.lacking_items.restype = None
+    return library
+
+
+def _below(bits: np.random.PCG64, limits: np.ndarray | int, shape: tuple[int, ...]) -> np.ndarray:
+    """Whole numbers in [0, limit), uniform to 1 part in 2^53 / limit; int64.
 
     From raw bits: what numpy's own `integers` draws may change between versions.
     """
-    raw = bits.random_raw(limits.size).reshape(limits.shape)
+    raw = bits.random_raw(int(np.prod(shape))).reshape(shape)
     return ((raw >> np.uint64(11)) * 2.0**-53 * limits).astype(np.int64)
