@@ -41,7 +41,9 @@ from recsys.metrics.classification import Floats
 from recsys.metrics.top_items import (
     ItemLists,
     block_users,
+    bytes_per_score,
     check_length,
+    default_block_bytes,
     top_of_scores,
     top_of_vectors,
 )
@@ -53,7 +55,6 @@ BUCKETS = ("head", "middle", "tail")
 """Items that together hold the first, second and last third of the train pairs, by popularity."""
 
 _RANK_BYTES = 64  # per place of a list while it is judged
-_LIST_BLOCK = 24 << 20  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +185,8 @@ class FullRanking:
             SchemaError: the scores are not [b, I].
         """
         device = torch.device(device)
-        fitting = block_users(self.block_bytes, self.num_items, device)
+        block_bytes = self.block_bytes or default_block_bytes(device)
+        fitting = block_users(block_bytes, self.num_items, bytes_per_score(device))
         tally = self._tally()
         for users in self._users().split(min(fitting, self._lists_at_once())):
             given = scores(users.to(device))
@@ -200,7 +202,8 @@ class FullRanking:
         return torch.from_numpy(self.users)
 
     def _lists_at_once(self) -> int:
-        return max(1, (self.block_bytes or _LIST_BLOCK) // (self.ks[-1] * _RANK_BYTES))
+        block_bytes = self.block_bytes or default_block_bytes(torch.device("cpu"))
+        return max(1, block_bytes // (self.ks[-1] * _RANK_BYTES))
 
     def _tally(self) -> _Tally:
         return _Tally(self)

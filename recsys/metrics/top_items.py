@@ -115,7 +115,8 @@ def top_of_vectors(
         users: [n] int64, rows of `user_vectors` and users of `excluded`.
         k: Length of a list, at most I.
         excluded: Items that are never recommended.
-        block_bytes: What a block of scores may take where scores are written; see `block_users`.
+        block_bytes: What a block of scores may take where scores are written; if not given,
+            `default_block_bytes`.
 
     Raises:
         ConfigError: k is not within 1 and I.
@@ -139,7 +140,8 @@ def top_of_vectors(
     user_vectors, item_vectors = user_vectors.detach().float(), item_vectors.detach().float()
     if runs_kernel(user_vectors.device, item_vectors.device):
         return _kernel_product(user_vectors, item_vectors, users, k, offsets, items)
-    size = block_users(block_bytes, num_items, user_vectors.device)
+    block_bytes = block_bytes or default_block_bytes(user_vectors.device)
+    size = block_users(block_bytes, num_items, _TORCH_BYTES)
     blocks = [
         _torch_top(user_vectors[part] @ item_vectors.T, part, k, offsets, items)
         for part in users.to(user_vectors.device).split(size)
@@ -149,16 +151,20 @@ def top_of_vectors(
     return TopItems(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 
-def block_users(block_bytes: int | None, num_items: int, device: torch.device) -> int:
-    """Users whose scores fit into so many bytes at their peak; at least one.
+def block_users(block_bytes: int, num_items: int, score_bytes: int) -> int:
+    """Users whose scores fit into so many bytes; at least one."""
+    return max(1, block_bytes // max(num_items * score_bytes, 1))
 
-    By default 24 MiB on a CPU, where a block is still in cache when it is ranked and its memory is
-    used again for the next; 1 GiB elsewhere.
-    """
-    if block_bytes is None:
-        block_bytes = _CACHED_BLOCK if device.type == "cpu" else _LARGE_BLOCK
-    score_bytes = 4 if runs_kernel(device) else _TORCH_BYTES
-    return max(1, block_bytes // (num_items * score_bytes))
+
+def bytes_per_score(device: torch.device) -> int:
+    """What one score of a block takes at its peak in `top_of_scores`."""
+    return 4 if runs_kernel(device) else _TORCH_BYTES
+
+
+def default_block_bytes(device: torch.device) -> int:
+    """24 MiB on a CPU, where a block is still in cache when it is ranked and its memory serves the
+    next one again; 1 GiB elsewhere."""
+    return _CACHED_BLOCK if device.type == "cpu" else _LARGE_BLOCK
 
 
 def check_length(k: int, num_items: int) -> None:

@@ -16,6 +16,8 @@ from recsys.metrics import top_items
 from recsys.metrics.top_items import (
     TopItems,
     block_users,
+    bytes_per_score,
+    default_block_bytes,
     top_items_kernel,
     top_of_scores,
     top_of_vectors,
@@ -241,11 +243,11 @@ def test_arrays_that_may_not_be_written_are_read() -> None:
 
 def test_blocks_fit_the_bytes(way: str) -> None:
     here, there = torch.device("cpu"), torch.device("meta")
-    score_bytes = 4 if way != "torch" else 32
-    assert block_users(1280, 10, here) == 128 // score_bytes
-    assert block_users(1, 10, here) == 1
-    assert block_users(None, 1 << 10, here) == (24 << 10) // score_bytes
-    assert block_users(None, 1 << 10, there) == (1 << 20) // 32
+    assert bytes_per_score(here) == (32 if way == "torch" else 4)
+    assert bytes_per_score(there) == 32
+    assert block_users(1000, num_items=10, score_bytes=4) == 25
+    assert block_users(1, num_items=10, score_bytes=4) == 1
+    assert default_block_bytes(here) < default_block_bytes(there)
 
 
 @pytest.mark.gpu
