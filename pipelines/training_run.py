@@ -26,10 +26,12 @@ from recsys.tracking.console import Console
 from recsys.tracking.format import size
 from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoint, Checkpoints
-from recsys.training.loop import Interrupted, Trainer
+from recsys.training.loop import Trainer
 from recsys.training.optfs import GateOptions, OptFSTrainer
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
+from recsys.training.options import TrainerOptions
 from recsys.training.ranks import Ranks
+from recsys.training.signals import Interrupted
 
 GATE_METRICS = ("kept_share", "kept_rows", "seen_rows", "table_bytes", "full_table_bytes")
 
@@ -48,6 +50,7 @@ class TrainingRun(TrackedRun):
 
     def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
         super().__init__(cfg, family, stem)
+        self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
         self.embedding = config.build_options(EmbeddingOptions, cfg.embedding, "embedding")
         self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
         self.gate = None

@@ -6,7 +6,7 @@ Letters   B rows of a batch, K labels.
 from __future__ import annotations
 
 import contextlib
-import signal
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,12 +24,16 @@ from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.losses import binary_cross_entropy_sum, label_mass
 from recsys.training.optimizers import Optimizers
 from recsys.training.options import TrainerOptions
-from recsys.training.progress import Clock, EvaluationRecord, Observer, StepRecord, TrainingCurve
+from recsys.training.progress import (
+    Clock,
+    EvaluationRecord,
+    LossAverage,
+    Observer,
+    StepRecord,
+    TrainingCurve,
+)
 from recsys.training.ranks import Ranks
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop; a checkpoint of the last finished step has been written."""
+from recsys.training.signals import Interrupted, StopRequest
 
 
 class Trainer:
@@ -69,9 +73,8 @@ class Trainer:
         self.curve = TrainingCurve()
         self.global_step = 0
         self.epoch = 0
-        self._ema = 0.0
-        self._ema_weight = 0.0
-        self._stop_signal: int | None = None
+        self.average = LossAverage()
+        self._stop = StopRequest()
         self._saved_step = -1
         self._interaction: Any = self.model.training_outputs
         if options.compile:
@@ -192,7 +195,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM arrived; `trainer.resume=auto` continues.
         """
         anomaly = torch.autograd.set_detect_anomaly(self.options.anomaly)
-        with self._signals(), self._products(), anomaly:
+        with self._stop, self._products(), anomaly:
             self.recommender.train()
             self._run_stages(train, val)
         self._restore_best()
@@ -237,7 +240,7 @@ class Trainer:
         save_every = self.options.checkpoint_every
         if due or finished or improved or (save_every and self.global_step % save_every == 0):
             self.save(train, best=improved or val is None)
-        if self.ranks.any(self._stop_signal is not None, self.device):
+        if self.ranks.any(self._stop.arrived, self.device):
             self.save(train, best=False)
             raise Interrupted(f"stopped after step {self.global_step}")
         return finished or self.plateau.should_stop
@@ -245,9 +248,8 @@ class Trainer:
     def _watch(self, loss: Tensor, norm: Tensor, batch: Batch, train: Loader) -> None:
         """Stop at a loss or gradient that is not a number, before anything is saved."""
         value = float(loss)
-        if value == value and abs(value) != float("inf") and bool(norm.isfinite()):
-            self._ema = 0.98 * self._ema + 0.02 * value
-            self._ema_weight = 0.98 * self._ema_weight + 0.02
+        if math.isfinite(value) and bool(norm.isfinite()):
+            self.average.add(value)
             return
         what = f"loss is {value}" if not torch.isfinite(loss) else f"gradient norm is {float(norm)}"
         where = ""
@@ -268,7 +270,7 @@ class Trainer:
             step=self.global_step,
             total_steps=total,
             epoch=self.epoch,
-            loss=self._ema / self._ema_weight,
+            loss=self.average.value,
             grad_norm=float(norm),
             lr=self.optimizers.lr,
             rows_per_second=self.curve.rows_per_second or clock.rough_speed(),
@@ -322,7 +324,7 @@ class Trainer:
                     "epoch": self.epoch,
                     "loader": train.state(),
                     "plateau": self.plateau.state(),
-                    "ema": [self._ema, self._ema_weight],
+                    "ema": self.average.state(),
                     "curve": vars(self.curve),
                     "schema": self.lookup.schema.to_dict(),
                 },
@@ -357,7 +359,7 @@ class Trainer:
         self.global_step, self.epoch = state["step"], state["epoch"]
         self.plateau.load_state(state["plateau"])
         self.optimizers.set_scale(self.plateau.scale)
-        self._ema, self._ema_weight = state["ema"]
+        self.average.load_state(state["ema"])
         self.curve = TrainingCurve(**state["curve"])
         self.curve.steps = [(int(step), float(loss)) for step, loss in self.curve.steps]
         self._saved_step = self.global_step
@@ -388,25 +390,6 @@ class Trainer:
         best = self.checkpoints.best_step()
         if best is not None and best != self.global_step:
             self.load_weights(self.checkpoints.load(best))
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Finish the step, save and stop on SIGINT and SIGTERM; a second SIGINT stops at once."""
-
-        def handle(number: int, _: Any) -> None:
-            if self._stop_signal is not None:
-                raise KeyboardInterrupt
-            self._stop_signal = number
-
-        try:
-            before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: the caller keeps its own handlers
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _tensors_with_grad(embedded: Embedded) -> list[Tensor]:

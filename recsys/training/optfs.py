@@ -34,7 +34,7 @@ from recsys.training.loop import Trainer
 from recsys.training.optimizers import Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.plateau import Plateau
-from recsys.training.progress import Observer
+from recsys.training.progress import LossAverage, Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,7 @@ class OptFSTrainer(Trainer):
         self.optimizers = Optimizers(
             self.lookup, self.model, self.optimizers.options, self.optimizers.row_counts
         )
-        self._ema = self._ema_weight = 0.0
+        self.average = LossAverage()
         kept = self.kept_share()
         self.notify(
             f"search done after step {self.global_step:,}: {kept:.1%} of the rows that training "

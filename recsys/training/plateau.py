@@ -6,6 +6,7 @@ Source   The BARS protocol: a validation that does not beat the best by `min_del
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,13 +22,16 @@ HIGHER_IS_BETTER = {
     "ece": False,
 }
 
+RANKING = re.compile(r"(recall|ndcg|precision|hit_rate|map|mrr)(@|_at_)[1-9]\d*")
+"""Metrics of full rankings, such as `recall@20` or `recall_at_20`; higher is better."""
+
 
 @dataclass
 class Plateau:
     """Watches one validation metric.
 
     Args:
-        monitor: A key of `HIGHER_IS_BETTER`.
+        monitor: A key of `HIGHER_IS_BETTER`, or a metric of a ranking such as `recall_at_20`.
         patience: Validations without improvement before the run stops; 0 never stops.
         min_delta: How much better counts as better.
         decay: Factor on the learning rate at each validation without improvement.
@@ -51,7 +55,7 @@ class Plateau:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.monitor not in HIGHER_IS_BETTER:
+        if self.monitor not in HIGHER_IS_BETTER and not RANKING.fullmatch(self.monitor):
             raise ConfigError(
                 f'trainer.monitor="{self.monitor}" is not a metric to stop on.'
                 f"{did_you_mean(self.monitor, HIGHER_IS_BETTER)}"
@@ -71,7 +75,7 @@ class Plateau:
     def update(self, metrics: dict[str, float]) -> bool:
         """Take a validation in; True when it is the best so far."""
         value = self.value(metrics)
-        sign = 1.0 if HIGHER_IS_BETTER[self.monitor] else -1.0
+        sign = 1.0 if HIGHER_IS_BETTER.get(self.monitor, True) else -1.0
         if self.best is None or sign * (value - self.best) > self.min_delta:
             self.best, self.misses = value, 0
             return True

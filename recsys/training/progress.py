@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from recsys.data.batch import Batch
-from recsys.data.loader import Loader
+T = TypeVar("T")
 
 WARM_UP_STEPS = 10
 """Steps left out of the speed: caches fill and kernels are chosen in them."""
@@ -69,6 +68,38 @@ class TrainingCurve:
         return self.timed_rows / self.timed_seconds if self.timed_seconds else 0.0
 
 
+@dataclass
+class LossAverage:
+    """Debiased moving average of the loss over about the last 50 steps.
+
+    Example:
+        >>> average = LossAverage()
+        >>> for loss in (1.0, 1.0, 4.0):
+        ...     average.add(loss)
+        >>> round(average.value, 3)
+        2.02
+    """
+
+    total: float = 0.0
+    weight: float = 0.0
+
+    def add(self, loss: float) -> None:
+        self.total = 0.98 * self.total + 0.02 * loss
+        self.weight = 0.98 * self.weight + 0.02
+
+    @property
+    def value(self) -> float:
+        return self.total / self.weight
+
+    def state(self) -> list[float]:
+        """Plain values for a checkpoint."""
+        return [self.total, self.weight]
+
+    def load_state(self, state: list[float]) -> None:
+        """Inverse of `state`."""
+        self.total, self.weight = state
+
+
 class Clock:
     """Splits the time of an epoch into waiting for data and stepping; speed excludes warm-up."""
 
@@ -83,7 +114,7 @@ class Clock:
         self._since = time.perf_counter()
         self._waited = 0.0
 
-    def batches(self, loader: Loader) -> Iterator[Batch]:
+    def batches(self, loader: Iterable[T]) -> Iterator[T]:
         iterator = iter(loader)
         while True:
             start = time.perf_counter()

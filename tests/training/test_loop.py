@@ -23,10 +23,11 @@ from recsys.errors import CheckpointError, ConfigError, NonFiniteError
 from recsys.models.recommender import Recommender
 from recsys.models.saved import ModelSpec
 from recsys.training.checkpoint import Checkpoints
-from recsys.training.loop import Interrupted, Trainer
+from recsys.training.loop import Trainer
 from recsys.training.optimizers import OptimizerOptions, Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.progress import EvaluationRecord, StepRecord
+from recsys.training.signals import Interrupted
 
 CPU = torch.device("cpu")
 ROWS = 3000

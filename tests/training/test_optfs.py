@@ -25,11 +25,11 @@ from recsys.errors import CheckpointError, ConfigError
 from recsys.models.recommender import Recommender
 from recsys.models.saved import ModelSpec, SavedModel
 from recsys.training.checkpoint import Checkpoints
-from recsys.training.loop import Interrupted
 from recsys.training.optfs import GateOptions, OptFSTrainer
 from recsys.training.optimizers import OptimizerOptions, Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.progress import EvaluationRecord, StepRecord
+from recsys.training.signals import Interrupted
 
 ROWS = 4000
 NOISE = 150

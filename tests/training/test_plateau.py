@@ -51,3 +51,17 @@ def test_unknown_monitor_and_missing_metric() -> None:
         Plateau("log_loss")
     with pytest.raises(ConfigError, match=r"gauc was not computed.*data\.group"):
         Plateau("gauc").update({"auc": 0.5})
+
+
+@pytest.mark.parametrize("monitor", ["recall@20", "ndcg_at_5", "map_at_100"])
+def test_metrics_of_rankings_rise(monitor: str) -> None:
+    plateau = Plateau(monitor, patience=1)
+    assert plateau.update({monitor: 0.1})
+    assert not plateau.update({monitor: 0.05})
+    assert plateau.should_stop
+
+
+@pytest.mark.parametrize("monitor", ["recall@", "recall@0", "recal@20", "coverage_at_20"])
+def test_what_is_no_metric_of_a_ranking_is_an_error(monitor: str) -> None:
+    with pytest.raises(ConfigError, match="is not a metric to stop on"):
+        Plateau(monitor)
