@@ -27,7 +27,7 @@ INLINE vec bits_and(vec x, uint32_t mask) {
     return x;
 }
 
-// exp(-y) for y >= 0 by 2^n e^r with |r| <= ln 2 / 2 and a polynomial of degree 7.
+// exp(-y) for y >= 0 by 2^n e^r with |r| <= ln 2 / 2 and a polynomial of degree 6, to 2e-7.
 INLINE vec exp_of_minus(vec y) {
     const vec limit = splat(87.0f);
     y = y > limit ? limit : y;
@@ -36,8 +36,7 @@ INLINE vec exp_of_minus(vec y) {
     const vec n = shifted - magic;
     vec r = -y - n * splat(0.693145752f);
     r -= n * splat(1.42860677e-6f);
-    vec e = splat(1.98412698e-4f);
-    e = e * r + splat(1.38888889e-3f);
+    vec e = splat(1.38888889e-3f);
     e = e * r + splat(8.33333333e-3f);
     e = e * r + splat(4.16666667e-2f);
     e = e * r + splat(0.166666667f);
@@ -52,21 +51,19 @@ INLINE vec exp_of_minus(vec y) {
     return e;
 }
 
-// softplus(x), and sigmoid(x) in its place. With e = exp(-|x|): log(1 + e) = 2 artanh(e / (2 + e)),
-// whose series keeps its digits where e is tiny.
+// softplus(x), and sigmoid(x) in its place. With e = exp(-|x|): log(1 + e) = 2 artanh(t) for
+// t = e / (2 + e) <= 1/3, which keeps its digits where e is tiny; 2 artanh(t) / t as a polynomial in
+// t^2, interpolated at Chebyshev's nodes to 4e-9.
 INLINE vec softplus(vec& x) {
     const vec e = exp_of_minus(bits_and(x, 0x7FFFFFFF));
     const vec one = splat(1.0f), two = splat(2.0f);
     const vec inverse = one / ((one + e) * (two + e));
     const vec t = e * (one + e) * inverse, square = t * t;
-    vec series = splat(2.0f / 15);
-    series = series * square + splat(2.0f / 13);
-    series = series * square + splat(2.0f / 11);
-    series = series * square + splat(2.0f / 9);
-    series = series * square + splat(2.0f / 7);
-    series = series * square + splat(2.0f / 5);
-    series = series * square + splat(2.0f / 3);
-    series = series * square + two;
+    vec series = splat(0.281577783f);
+    series = series * square + splat(0.279651578f);
+    series = series * square + splat(0.400245952f);
+    series = series * square + splat(0.666663216f);
+    series = series * square + splat(2.0f);
     const vec small = e * (two + e) * inverse;  // sigmoid(-|x|)
     const vec bad = x - x;                      // NaN and infinity stay visible
     const vec loss = t * series + (x > vec{} ? x : vec{}) + bad;
@@ -74,19 +71,43 @@ INLINE vec softplus(vec& x) {
     return loss;
 }
 
+// body(column, lanes in use) along a row.
+template <class Body>
+INLINE void over_columns(int64_t J, Body body) {
+    int64_t column = 0;
+    for (; column + LANES <= J; column += LANES) body(column, LANES);
+    if (column < J) body(column, int(J - column));
+}
+
+// The first n lanes; zeros after them.
+INLINE vec first(vec x, int n) {
+    for (int i = n; i < LANES; ++i) x[i] = 0.0f;
+    return x;
+}
+
 INLINE float sum(vec x) {
+#if defined(__AVX__) && !defined(__AVX512F__)
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#else
     float total = 0.0f;
     for (int i = 0; i < LANES; ++i) total += x[i];
     return total;
+#endif
 }
 
 INLINE float dot(const float* x, const float* y, int64_t D) {
-    vec total{};
+    vec total{}, other{};
     int64_t d = 0;
+    for (; d + 2 * LANES <= D; d += 2 * LANES) {
+        total += load(x + d) * load(y + d);
+        other += load(x + d + LANES) * load(y + d + LANES);
+    }
     for (; d + LANES <= D; d += LANES) total += load(x + d) * load(y + d);
     float rest = 0.0f;
     for (; d < D; ++d) rest += x[d] * y[d];
-    return sum(total) + rest;
+    return sum(total + other) + rest;
 }
 
 // target += sum over i < n of weights[i * stride] * rows(i), vectors of D numbers. A stretch of the
@@ -137,21 +158,14 @@ void weigh_scores(int64_t B, int64_t J, const float* row_weights, const float* r
         const vec weight = splat(row_weights[b]), scale = splat(row_scales[b]);
         float* row = scores + b * J;
         vec total{};
-        for (int64_t j = 0; j < J; j += LANES) {
-            const int n = J - j < LANES ? int(J - j) : LANES;
-            const vec w = weight + scale * load(item_scales + j, n);
+        over_columns(J, [&](int64_t j, int n) {
+            const vec w = n == LANES ? weight + scale * load(item_scales + j)
+                                     : first(weight + scale * load(item_scales + j, n), n);
             vec x = load(row + j, n);
-            const vec loss = w * softplus(x);
+            total += w * softplus(x);
             store(row + j, w * x, n);
-            if (n == LANES) {
-                total += loss;
-            } else {
-                for (int i = 0; i < n; ++i) total[i] += loss[i];
-            }
-        }
-        double sum = 0;
-        for (int i = 0; i < LANES; ++i) sum += total[i];
-        losses[b] += sum;
+        });
+        losses[b] += sum(total);
     }
 }
 
@@ -181,15 +195,14 @@ void chosen_forward(int64_t B, int64_t D, int64_t length, int64_t n, float sign,
                     scores[i] = -sign * dot(users + b * D, items + of[i] * D, D);
                 }
                 float* row = weights + b * n + tile;
-                double sum_of_row = 0.0;
-                for (int64_t i = 0; i < width; i += LANES) {
-                    const int lanes = width - i < LANES ? int(width - i) : LANES;
+                vec total{};
+                over_columns(width, [&](int64_t i, int lanes) {
                     vec x = load(scores + i, lanes);
-                    const vec w = load(row + i, lanes);
-                    sum_of_row += sum(w * softplus(x));  // past the end, w is zero
+                    const vec w = load(row + i, lanes);  // past the end, zero
+                    total += w * softplus(x);
                     store(row + i, splat(-sign) * w * x, lanes);
-                }
-                losses[b] += sum_of_row;
+                });
+                losses[b] += sum(total);
                 add_weighted(d_users + b * D, row, 1, width, D,
                              [&](int64_t i) { return items + of[i] * D; });
             }
