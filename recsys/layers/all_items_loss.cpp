@@ -1,9 +1,9 @@
 // Cross-entropy of scores that share a label: of a block of all items, and of items chosen by row.
 //
-// Why: softplus, sigmoid and their weights as separate operations read and write the scores some ten
-// times. Here they are read and written once, and both functions come from one exponential and one
-// division. Chosen items are read where they lie: gathering 1,500 of them for each of 512 rows makes
-// a tensor of 200 MB, and autograd several more.
+// Why: softplus, sigmoid and their weights as separate operations read and write the scores some
+// ten times. Here they are read and written once, and both functions come from one exponential and
+// one division. Chosen items are read where they lie: gathering 1,500 of them for each of 512 rows
+// makes a tensor of 200 MB, and autograd several more.
 //
 // Results do not depend on the number of threads: a row's sums are one thread's, and so are an
 // item's, which adds the rows in order.
@@ -52,8 +52,8 @@ INLINE vec exp_of_minus(vec y) {
 }
 
 // softplus(x), and sigmoid(x) in its place. With e = exp(-|x|): log(1 + e) = 2 artanh(t) for
-// t = e / (2 + e) <= 1/3, which keeps its digits where e is tiny; 2 artanh(t) / t as a polynomial in
-// t^2, interpolated at Chebyshev's nodes to 4e-9.
+// t = e / (2 + e) <= 1/3, which keeps its digits where e is tiny; 2 artanh(t) / t as a polynomial
+// in t^2, interpolated at Chebyshev's nodes to 4e-9.
 INLINE vec softplus(vec& x) {
     const vec e = exp_of_minus(bits_and(x, 0x7FFFFFFF));
     const vec one = splat(1.0f), two = splat(2.0f);
@@ -87,7 +87,8 @@ INLINE vec first(vec x, int n) {
 
 INLINE float sum(vec x) {
 #if defined(__AVX__) && !defined(__AVX512F__)
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    const __m256 all = (__m256)x;
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 #else
