@@ -51,6 +51,7 @@ class BoostingRun(TrackedRun):
 
     def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
         super().__init__(cfg, family, stem)
+        self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
         self.model: LightGBM = self.spec.make_boosted()
         refuse_what_trees_cannot(self.trainer_options, cfg)
         self.trainer_options.plateau()  # raises for a metric that does not exist

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 import recsys
 from recsys import config
 from recsys.data.atomic import write_text_whole
+from recsys.data.interactions import Interactions
 from recsys.data.prepare import Prepared, prepare
 from recsys.models.recommender import Recommender
 from recsys.models.saved import BoostedTrees, ModelSpec, SavedModel
@@ -25,7 +26,6 @@ from recsys.tracking.console import Console
 from recsys.tracking.names import experiment_name, run_name
 from recsys.tracking.run import infer_signature, open_tracker
 from recsys.tracking.tracker import Tracker
-from recsys.training.options import TrainerOptions
 from recsys.training.progress import EvaluationRecord, StepRecord
 from recsys.training.ranks import Ranks
 
@@ -54,7 +54,6 @@ class TrackedRun:
     def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
         self.cfg = cfg
         self.stem = stem
-        self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
         arguments = {k: v for k, v in config.plain(cfg[family]).items() if k != "_target_"}
         self.spec = ModelSpec(family, cfg[family]["_target_"], arguments)
         self.seed = int(cfg.seed)
@@ -81,7 +80,9 @@ class TrackedRun:
         return prepared
 
     @contextmanager
-    def open_tracker(self, data: Prepared, resume_run_id: str | None = None) -> Iterator[Tracker]:
+    def open_tracker(
+        self, data: Prepared | Interactions, resume_run_id: str | None = None
+    ) -> Iterator[Tracker]:
         """The run in MLflow; only the first rank has one."""
         kind = self.cfg.tracking.kind if self.ranks.is_first else "none"
         tags = {
@@ -147,17 +148,31 @@ class TrackedRun:
             step: Of the weights.
             more: Metrics beside those of the test split.
         """
-        facts = {key: result[key] for key in ("run_id", "data", "data_digest", "seed")}
-        saved = SavedModel(model, data.pipeline, self.spec, facts)
+        saved = SavedModel(model, data.pipeline, self.spec, self.facts(result))
         folder = self.folder / "model"
         saved.save(folder)
+        log_model(tracker, folder, saved, self.example, step)
+        self.publish(result, plots, tracker, step, more)
+
+    def facts(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """What a saved model tells of its run."""
+        return {key: result[key] for key in ("run_id", "data", "data_digest", "seed")}
+
+    def publish(
+        self,
+        result: dict[str, Any],
+        plots: Path,
+        tracker: Tracker,
+        step: int,
+        more: Mapping[str, float],
+    ) -> None:
+        """Write the numbers: in the output folder, in MLflow with the plots, and on screen."""
         final = {f"test/{name}": value for name, value in result["metrics"].get("test", {}).items()}
         for key in ("fit_seconds", "train_rows_per_second", "peak_memory_mib"):
             final[key] = result[key]
         tracker.log_metrics(final | dict(more), step)
         tracker.log_artifact(self.folder / "config.yaml")
         tracker.log_artifact(plots, "plots")
-        log_model(tracker, folder, saved, self.example, step)
         text = json.dumps(result, indent=1)
         write_text_whole(self.folder / "result.json", text)
         tracker.log_artifact(self.folder / "result.json")

@@ -5,6 +5,8 @@
     python -m pipelines.train experiment=frappe_dcnv2 data.source=<folder> seed=1
     python -m pipelines.train ctr=autoint embedding=multiplexed embedding.ratio=0.1
     python -m pipelines.train ctr=lightgbm data=criteo data.source=<folder>
+    python -m pipelines.train cf=lightgcn data=gowalla data.source=<folder>
+    python -m pipelines.train cf=ease data=interactions data.path=pairs.parquet
     python -m pipelines.train ctr=autoint trainer.resume=auto
     torchrun --nproc-per-node 2 -m pipelines.train ctr=autoint
 
@@ -27,6 +29,10 @@ def train(cfg: DictConfig) -> dict[str, object]:
     family, stem = config.chosen_model(cfg)
     from recsys.models.registry import import_target
 
+    if family == "cf":
+        from pipelines.ranking_run import RankingRun
+
+        return RankingRun(cfg, family, stem).run()
     # A class says itself how it learns; that of trees is imported without torch.
     if getattr(import_target(cfg[family]["_target_"]), "boosted", False):
         from pipelines.boosting_run import BoostingRun

@@ -16,6 +16,7 @@ from recsys.data.loader import Loader
 from recsys.data.prepare import Prepared
 from recsys.data.schema import Schema
 from recsys.errors import SchemaError
+from recsys.metrics.ranking import BUCKETS, Ranking
 from recsys.metrics.report import ClassificationReport
 from recsys.models.explanations import Explanations
 from recsys.models.importance import Importance, Score, permutation_importance, sample_rows
@@ -150,6 +151,19 @@ def write_gate(
         columns=("field", "kept_share", ""),
     )
     plots.save_figure(*figure, folder / "kept_rows")
+
+
+def write_ranking(folder: Path, model: str, dataset: str, found: Ranking, k: int) -> None:
+    """Recall by the popularity of what was to be found."""
+    figure = plots.bars(
+        plots.Subject(model, dataset, len(found.users)),
+        list(BUCKETS),
+        [found.metrics[f"recall_{name}_at_{k}"] for name in BUCKETS],
+        title="Recall by popularity of the item",
+        label=f"recall@{k}; head, middle, tail: each a third of the training pairs",
+        columns=("items", f"recall_at_{k}", ""),
+    )
+    plots.save_figure(*figure, folder / "recall_by_popularity")
 
 
 def write_gain(folder: Path, model: str, dataset: str, num_rows: int, trees: Trees) -> None:

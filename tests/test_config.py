@@ -14,6 +14,7 @@ from recsys.models.registry import import_target
 from recsys.training.optfs import GateOptions
 from recsys.training.optimizers import OptimizerOptions
 from recsys.training.options import TrainerOptions
+from recsys.training.ranking_loop import RankingOptions
 
 ROOT = Path(__file__).parents[1]
 GROUPS = [
@@ -51,7 +52,8 @@ def test_every_experiment_composes_and_names_its_model(name: str) -> None:
 def test_every_choice_builds_its_options(group: str, cls: type) -> None:
     for option in config.options(group):
         cfg = config.compose("train", [f"{group}={option}"])
-        config.build_options(cls, cfg[group], group)
+        of_cf = (group, option) == ("trainer", "ranking")
+        config.build_options(RankingOptions if of_cf else cls, cfg[group], group)
 
 
 def test_every_data_key_is_an_option_of_the_recipe_or_common() -> None:
@@ -105,7 +107,7 @@ def test_mistakes_name_the_nearest(overrides: list[str], message: str) -> None:
 
 def test_cf_models_get_a_trainer_of_their_own_unless_one_is_named() -> None:
     for cf in config.options("cf"):
-        assert config.compose("train", [f"cf={cf}"]).trainer.monitor == "recall@20"
+        assert config.compose("train", [f"cf={cf}"]).trainer.monitor == "recall_at_20"
         assert config.compose("train", [f"cf={cf}", "trainer=debug"]).trainer.monitor == "auc"
     assert config.compose("train", ["ctr=autoint"]).trainer.monitor == "auc"
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from recsys.data.pairs import Pairs
+from recsys.data.triple_sampler import Sampling
 from recsys.data.triples import Triples
 from recsys.errors import SchemaError
 
@@ -64,6 +65,9 @@ class EmbeddingModel(CFModel):
         train: The pairs to learn from; its graph is built once, here.
         embed_dim: D.
     """
+
+    sampling: Sampling
+    """How its batches are drawn."""
 
     def __init__(self, train: Pairs, embed_dim: int) -> None:
         super().__init__(train.num_users, train.num_items)

@@ -283,7 +283,8 @@ class Console:
         self.show(result_table(result))
         self.note(result_line(result))
         self.note(f"saved in {folder}")
-        self.note(f"next: python -m pipelines.evaluate run={result['run_id']} data.path=<new rows>")
+        rows = "<new rows>" if "selection" not in result else "<new pairs>"
+        self.note(f"next: python -m pipelines.evaluate run={result['run_id']} data.path={rows}")
 
     def show(self, table: Table | None) -> None:
         """Print a prepared table; None prints nothing."""

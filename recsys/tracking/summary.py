@@ -77,15 +77,18 @@ def result_table(result: Mapping[str, Any]) -> Table:
         (split, *(metric(name, values[name]) if name in values else "" for name in names))
         for split, values in metrics.items()
     ]
-    return Table(f"Result: {result['model']} on {result['data']}", ("", *names), rows)
+    chosen = ", epochs chosen by the test pairs" if result.get("selection") == "test" else ""
+    return Table(f"Result: {result['model']} on {result['data']}{chosen}", ("", *names), rows)
 
 
 def result_line(result: Mapping[str, Any]) -> str:
     """What the run cost."""
+    seconds, memory = duration(result["fit_seconds"]), size(result["peak_memory_mib"] * 2**20)
+    if not result["epochs"]:
+        return f"computed in {seconds}, model {size(result['model_bytes'])}, peak memory {memory}"
     return (
-        f"{compact(result['num_parameters'])} parameters, {result['epochs']} epochs in "
-        f"{duration(result['fit_seconds'])}, {compact(result['train_rows_per_second'])} rows/s, "
-        f"peak memory {size(result['peak_memory_mib'] * 2**20)}"
+        f"{compact(result['num_parameters'])} parameters, {result['epochs']} epochs in {seconds}, "
+        f"{compact(result['train_rows_per_second'])} rows/s, peak memory {memory}"
     )
 
 

@@ -7,8 +7,6 @@ Differs  Adam on batches instead of single steps, and triples as LightGCN draws 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +37,7 @@ class BPRMF(EmbeddingModel):
         torch.Size([2, 2])
     """
 
-    sampling: ClassVar[Sampling] = Sampling(draw="users", negatives=1, reject=True)
+    sampling: Sampling = Sampling(draw="users", negatives=1, reject=True)
 
     def __init__(
         self, train: Pairs, *, embed_dim: int = 64, l2: float = 1e-4, init_std: float = 0.1

@@ -8,8 +8,6 @@ Shapes   U users, I items, D embedding, B rows of a batch.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +39,7 @@ class LightGCN(EmbeddingModel):
         torch.Size([2, 2])
     """
 
-    sampling: ClassVar[Sampling] = Sampling(draw="users", negatives=1, reject=True)
+    sampling: Sampling = Sampling(draw="users", negatives=1, reject=True)
 
     def __init__(
         self,

@@ -9,8 +9,6 @@ Shapes   U users, I items, D embedding, B rows of a batch.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +43,7 @@ class SimGCL(EmbeddingModel):
         torch.Size([2, 2])
     """
 
-    sampling: ClassVar[Sampling] = Sampling(draw="pairs", negatives=1, reject=True)
+    sampling: Sampling = Sampling(draw="pairs", negatives=1, reject=True)
 
     def __init__(
         self,

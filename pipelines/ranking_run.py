@@ -1,0 +1,300 @@
+"""A training run of a model of users and items: pairs in, a ranking of the whole catalogue out.
+
+`selection=validation` holds out a part of every user's training pairs. A model that is trained
+chooses its number of epochs by them; every model is then made anew from all training pairs and
+tested once. `selection=test` trains on all training pairs and stops where the TEST pairs say, as
+the papers do; results and tags say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import recsys
+from pipelines import training_report as report
+from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver
+from pipelines.training_run import choose_device, seed_everything
+from recsys import config
+from recsys.data.interactions import Interactions
+from recsys.data.pairs import Pairs
+from recsys.data.triple_sampler import TripleSampler
+from recsys.errors import ConfigError
+from recsys.metrics.ranking import FullRanking, Ranking
+from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel
+from recsys.models.saved_cf import SavedCF, check_cf, make_cf
+from recsys.tracking.console import Console
+from recsys.tracking.tracker import Tracker
+from recsys.training.checkpoint import Checkpoints
+from recsys.training.optimizers import OptimizerOptions
+from recsys.training.progress import TrainingCurve
+from recsys.training.ranking_loop import RankingOptions, RankingTrainer
+from recsys.training.ranks import Ranks
+
+SELECTIONS = ("validation", "test")
+SPLIT_SEED = 0
+"""Of the validation part: the same pairs for every seed of a model."""
+
+
+@dataclass
+class Learnt:
+    """A model, and how it came about."""
+
+    model: CFModel
+    epochs: int = 0
+    steps: int = 0
+    rows_per_second: float = 0.0
+    curve: TrainingCurve | None = None
+    """Of the phase that chose the epochs."""
+    rankings: dict[str, Ranking] = field(default_factory=dict)
+    """Of the splits that were judged: val, test."""
+
+
+class RankingRun(TrackedRun):
+    """Everything that one `python -m pipelines.train cf=...` does.
+
+    Args:
+        cfg: Composed configuration.
+        family: Chosen model family.
+        stem: Chosen model.
+
+    Raises:
+        ConfigError: a value is out of range or makes no sense here; nothing has been read yet.
+    """
+
+    def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
+        super().__init__(cfg, family, stem)
+        self.options = config.build_options(RankingOptions, cfg.trainer, "trainer")
+        self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
+        refuse_what_has_no_table(self.optimizer_options, cfg)
+        self.selection = str(cfg.selection)
+        if self.selection not in SELECTIONS:
+            raise ConfigError(
+                f"selection={self.selection}; allowed are {' and '.join(SELECTIONS)}."
+            )
+        self.val_fraction = float(cfg.val_fraction)
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"val_fraction={cfg.val_fraction}; it must lie between 0 and 1.")
+        self.ks = tuple(sorted({config.at_least("ks", k, 1) for k in config.plain(cfg.ks)}))
+        if not self.ks:
+            raise ConfigError("ks=[]; give at least one length of lists, such as ks=[20].")
+        check_cf(self.spec)
+        self.options.plateau()  # raises for a metric that does not exist
+        metric, _, k = self.options.monitor.rpartition("_at_")
+        if not metric or int(k) not in self.ks:
+            raise ConfigError(
+                f"trainer.monitor={self.options.monitor} is judged at none of ks={list(self.ks)}. "
+                f"Use recall_at_{self.ks[-1]}, or add to ks."
+            )
+        self.device = choose_device(self.options.device)
+        if self.options.threads:
+            torch.set_num_threads(self.options.threads)
+        self.ranks = Ranks()
+
+    def run(self) -> dict[str, Any]:
+        """Read, learn, rank, save, report."""
+        with Console(self.cfg.console) as self.console:
+            data = self.read()
+            given = self.cfg.output_dir
+            name = f"{self.started:%Y%m%d-%H%M%S}-{os.getpid()}"
+            self.folder = Path(given) if given else OUTPUTS / data.name / self.stem / name
+            self.folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.cfg, self.folder / "config.yaml")
+            with self.open_tracker(data) as tracker:
+                return self.learn_and_rank(data, tracker)
+
+    def read(self) -> Interactions:
+        """The pairs, with what is to be known about them."""
+        data = config.build_interactions(self.cfg.data)
+        self.console.banner(
+            f"recsys {recsys.__version__} - {self.spec.class_name} on {data.name} - "
+            f"{self.device} - seed {self.seed}"
+        )
+        self.console.note(data.counts())
+        for note in data.notes:
+            self.console.note(f"note: {note}")
+        if data.test is not None and not len(data.test):
+            raise ConfigError(
+                f"{data.name} has no test pair that can be found. Raise data.test_fraction, or "
+                "give other test rows."
+            )
+        if self.selection == "test" and data.test is None:
+            raise ConfigError(
+                f"selection=test, but {data.name} has no test pairs. Use selection=validation."
+            )
+        return data
+
+    # -- learning ----------------------------------------------------------------------------
+
+    def learn_and_rank(self, data: Interactions, tracker: Tracker) -> dict[str, Any]:
+        """Choose, refit, test, and write everything down."""
+        begin = time.perf_counter()
+        self.console.note(f"output {self.folder}   {tracker.url}")
+        self.log_pairs(data, tracker)
+        learnt = self.learn(data, tracker)
+        fit_seconds = time.perf_counter() - begin
+        metrics = {name: found.metrics for name, found in learnt.rankings.items()}
+        size = sum(tensor.numel() for tensor in learnt.model.parameters())
+        result: dict[str, Any] = {
+            "run_id": tracker.run_id,
+            "model": self.stem,
+            "data": data.name,
+            "seed": self.seed,
+            "config": config.plain(self.cfg),
+            "data_digest": data.digest(),
+            "selection": self.selection,
+            "num_parameters": size,
+            "model_bytes": sum(t.nbytes for t in learnt.model.state_dict().values()),
+            "metrics": metrics,
+            "counts": {name: found.counts for name, found in learnt.rankings.items()},
+            "epochs": learnt.epochs,
+            "steps": learnt.steps,
+            "fit_seconds": fit_seconds,
+            "train_rows_per_second": learnt.rows_per_second,
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "notes": list(data.notes),
+        }
+        plots = self.write_ranking_figures(learnt, data)
+        SavedCF(learnt.model.cpu(), data, self.spec, self.facts(result)).save(self.folder / "model")
+        tracker.log_artifact(self.folder / "model", "model")
+        val = learnt.rankings.get("val")
+        more = {} if val is None else {f"val/{k}": v for k, v in val.metrics.items()}
+        self.publish(result, plots, tracker, learnt.steps, more)
+        return result
+
+    def learn(self, data: Interactions, tracker: Tracker) -> Learnt:
+        """The model to keep, and what every split says of it (or of its like, for validation)."""
+        if self.selection == "test":
+            assert data.test is not None
+            learnt = self.fit(data.train, FullRanking(data.test, data.train, ks=self.ks), tracker)
+            learnt.rankings = {"test": self.rank(learnt.model, data.test, data.train)}
+            self.console.note("selection=test: epochs were chosen by the test pairs themselves")
+            return learnt
+        left, held = data.train.split(self.val_fraction, SPLIT_SEED)
+        users = int((held.user_degrees > 0).sum())
+        self.console.note(f"validation: {len(held):,} training pairs of {users:,} users")
+        chosen = self.fit(left, FullRanking(held, left, ks=self.ks), tracker)
+        rankings = {"val": self.rank(chosen.model, held, left)}
+        curve, best = chosen.curve, chosen.epochs
+        del chosen  # an item-item matrix may not fit twice
+        again = f" for {best:,} epochs" if best else ""
+        self.console.note(f"now from all {len(data.train):,} training pairs{again}")
+        learnt = self.fit(data.train, None, tracker, best)
+        if data.test is not None:
+            rankings["test"] = self.rank(learnt.model, data.test, data.train)
+        learnt.rankings, learnt.curve = rankings, curve
+        return learnt
+
+    def fit(
+        self, train: Pairs, judge: FullRanking | None, tracker: Tracker, epochs: int | None = None
+    ) -> Learnt:
+        """A model of some pairs: computed, or trained while `judge` sees it get better.
+
+        Args:
+            train: The pairs to learn from.
+            judge: Stops the training and says which epoch was best; None trains to the end.
+            tracker: The run in MLflow.
+            epochs: In place of the options' number.
+        """
+        seed_everything(self.seed)
+        model = make_cf(self.spec, train)
+        if isinstance(model, ClosedForm):
+            model.fit(
+                train, lambda done, total: self.console.preparing(done, total, self.spec.class_name)
+            )
+            return Learnt(model)
+        assert isinstance(model, EmbeddingModel)
+        model.to(self.device)
+        options = self.options
+        if epochs is not None:
+            options = dataclasses.replace(options, epochs=epochs, max_steps=None)
+        phase = "choose" if judge is not None else "refit"
+        trainer = RankingTrainer(
+            model,
+            torch.optim.Adam(
+                model.parameters(),
+                lr=self.optimizer_options.lr,
+                betas=self.optimizer_options.betas,
+                eps=self.optimizer_options.eps,
+                fused=True,
+            ),
+            TripleSampler(train, model.sampling, options.rows_per_step, seed=self.seed),
+            None if judge is None else lambda: judge.of_vectors(*model()).metrics,
+            options,
+            Checkpoints(self.folder / "checkpoints" / phase, options.keep_last),
+            (self.console, *([TrackerObserver(tracker)] if judge is not None else [])),
+            {"run_id": tracker.run_id},
+        )
+        trainer.fit()
+        best = trainer.plateau.best
+        chosen = trainer.epoch
+        if judge is not None:
+            found = [one for one in trainer.curve.evaluations if one["improved"]]
+            assert best is not None
+            chosen = int(found[-1]["epoch"]) if found else trainer.epoch
+        return Learnt(
+            model, chosen, trainer.global_step, trainer.curve.rows_per_second, trainer.curve
+        )
+
+    @torch.no_grad()
+    def rank(self, model: CFModel, test: Pairs, train: Pairs) -> Ranking:
+        """The full ranking of every test user."""
+        judge = FullRanking(test, train, ks=self.ks)
+        model.eval()
+        if isinstance(model, EmbeddingModel):
+            return judge.of_vectors(*model())
+        return judge.of_scores(model.scores)
+
+    # -- what is left behind -----------------------------------------------------------------
+
+    def log_pairs(self, data: Interactions, tracker: Tracker) -> None:
+        """Record which pairs these are, so that runs are compared on the same ones."""
+        source = self.cfg.data.get("source") or self.cfg.data.get("path") or data.name
+        parts = {"training": data.train, "test": data.test}
+        for context, pairs in parts.items():
+            if pairs is not None:
+                tracker.log_dataset(
+                    data.name,
+                    digest=data.digest(),
+                    context=context,
+                    num_rows=len(pairs),
+                    source=str(source),
+                    schema={"user": str(data.user_ids.type), "item": str(data.item_ids.type)},
+                )
+
+    def write_ranking_figures(self, learnt: Learnt, data: Interactions) -> Path:
+        """How training went, and which items are found."""
+        folder = self.folder / "plots"
+        folder.mkdir(exist_ok=True)
+        about = (folder, self.spec.class_name, data.name)
+        if learnt.curve is not None:
+            report.write_plots(*about, len(data.train), learnt.curve, self.options.monitor, {})
+        if learnt.rankings:
+            report.write_ranking(*about, list(learnt.rankings.values())[-1], self.ks[-1])
+        return folder
+
+
+def refuse_what_has_no_table(options: OptimizerOptions, cfg: DictConfig) -> None:
+    """Raise ConfigError for settings of the embedding tables of click models."""
+    if options.name != "adam":
+        raise ConfigError(
+            f"optimizer={options.name} is for the tables of click models; cf models are trained "
+            "by optimizer=adam."
+        )
+    neutral = OptimizerOptions()
+    for key in ("embedding_lr", "embedding_l2", "embedding_mba"):
+        if getattr(options, key) != getattr(neutral, key):
+            raise ConfigError(
+                f"optimizer.{key}={getattr(options, key)} is nothing for cf models, whose penalty "
+                "is a key of their own (see cf.*). Leave it out."
+            )
+    if cfg.get("gate") is not None:
+        raise ConfigError("gate is nothing for cf models: every row is a user or an item.")

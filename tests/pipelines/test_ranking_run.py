@@ -1,0 +1,137 @@
+"""From pairs to a ranking of the catalogue: what is chosen by what, and what is left behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines.train import train
+from recsys import config
+from recsys.data.datasets.interactions import interactions
+from recsys.errors import ConfigError, SchemaError
+from recsys.metrics.ranking import FullRanking
+from recsys.models.saved_cf import SavedCF
+
+USERS, ITEMS = 60, 40
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two groups of people, each with a half of the items to itself."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"p{user}", f"i{item}")
+        for user in range(USERS)
+        for item in range(ITEMS)
+        if rng.random() < (0.45 if user % 2 == item % 2 else 0.03)
+    ]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.parquet"
+    pl.DataFrame(rows, schema=["user", "item"], orient="row").write_parquet(path)
+    return path
+
+
+def run(table: Path, folder: Path, *keys: str) -> dict[str, Any]:
+    overrides = [
+        "data=interactions", f"data.path={table}", "tracking=none", "console=none",
+        f"output_dir={folder}", "ks=[5,10]", "trainer.monitor=recall_at_10", *keys,
+    ]  # fmt: skip
+    return train(config.compose("train", overrides))
+
+
+def test_a_trained_model_is_chosen_by_a_part_of_training_and_made_again(
+    table: Path, tmp_path: Path
+) -> None:
+    keys = ("cf=lightgcn", "trainer.epochs=12", "trainer.eval_every=2", "optimizer.lr=0.05",
+            "trainer.batch_size=128", "cf.embed_dim=8")  # fmt: skip
+    result = run(table, tmp_path / "one", *keys)
+    assert result["selection"] == "validation"
+    assert set(result["metrics"]) == {"val", "test"}
+    assert result["epochs"] % 2 == 0
+    assert 2 <= result["epochs"] <= 12
+    assert result["steps"] == result["epochs"] * -(
+        -result["counts"]["test"]["num_train_pairs"] // 128
+    )
+    # Half of the items are the other group's: at random a list of 10 would find a quarter.
+    assert result["metrics"]["test"]["recall_at_10"] > 0.45
+    counts = result["counts"]
+    data = interactions(path=table)
+    assert data.test is not None
+    assert counts["test"]["num_train_pairs"] == len(data.train)
+    assert counts["test"]["num_test_pairs"] == len(data.test)
+    assert counts["val"]["num_train_pairs"] + counts["val"]["num_test_pairs"] == len(data.train)
+    for name in ("training_curve", "recall_by_popularity"):
+        assert (tmp_path / "one" / "plots" / f"{name}.png").stat().st_size > 5000
+    saved = SavedCF.load(tmp_path / "one" / "model")
+    vectors = saved.vectors()
+    assert vectors is not None
+    again = FullRanking(data.test, data.train, ks=(5, 10)).of_vectors(*vectors)
+    assert again.metrics["ndcg_at_5"] == result["metrics"]["test"]["ndcg_at_5"]
+    same = run(table, tmp_path / "two", *keys)
+    assert same["metrics"] == result["metrics"]
+    other = run(table, tmp_path / "three", *keys, "seed=1")
+    assert other["metrics"]["test"] != result["metrics"]["test"]
+    assert other["counts"] == counts  # one validation part for all seeds
+
+
+def test_selection_by_the_test_pairs_says_so(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(
+        table, tmp_path, "cf=bprmf", "selection=test", "trainer.epochs=4", "trainer.eval_every=1",
+        "trainer.batch_size=128", "console=plain",
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "epochs chosen by the test pairs" in printed
+    data = interactions(path=table)
+    assert data.counts() in printed
+    assert result["selection"] == "test"
+    assert set(result["metrics"]) == {"test"}
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["metrics"] == result["metrics"]
+
+
+@pytest.mark.parametrize("stem", ["popularity", "ease"])
+def test_closed_forms_are_computed(stem: str, table: Path, tmp_path: Path) -> None:
+    result = run(table, tmp_path, f"cf={stem}")
+    assert set(result["metrics"]) == {"val", "test"}
+    assert result["epochs"] == 0
+    saved = SavedCF.load(tmp_path / "model")
+    data = interactions(path=table)
+    assert data.test is not None
+    again = FullRanking(data.test, data.train, ks=(5, 10)).of_scores(saved.model.scores)
+    assert again.metrics["recall_at_10"] == result["metrics"]["test"]["recall_at_10"]
+    assert saved.recommend(["p3"], 5).num_rows == 5
+
+
+def test_pairs_without_a_test_part_are_learnt_all_the_same(table: Path, tmp_path: Path) -> None:
+    result = run(table, tmp_path, "cf=ease", "data.test_fraction=0")
+    assert set(result["metrics"]) == {"val"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["selection=tset"], "selection=tset; allowed are validation and test"),
+        (["val_fraction=1.0"], "val_fraction=1.0"),
+        (["ks=[0]"], "ks"),
+        (["ks=[]"], "at least one length"),
+        (["trainer.monitor=recall_at_50"], "judged at none of ks"),
+        (["trainer.monitor=auk"], "not a metric to stop on"),
+        (["optimizer=lazy_adam"], "optimizer=lazy_adam is for the tables"),
+        (["optimizer.embedding_l2=0.1"], "embedding_l2=0.1 is nothing for cf"),
+        (["gate=optfs"], "gate is nothing for cf"),
+        (["selection=test", "data.test_fraction=0"], "no test pairs"),
+        (["ks=[41]", "trainer.monitor=recall_at_41"], "k=41 items of a catalogue of 40"),
+    ],
+)
+def test_bad_input_is_named(table: Path, tmp_path: Path, keys: list[str], message: str) -> None:
+    with pytest.raises((ConfigError, SchemaError), match=message):
+        run(table, tmp_path, "cf=popularity", *keys)
+
+
+def test_data_without_pairs_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no user-item pairs"):
+        train(config.compose("train", ["cf=popularity", "data=criteo", "console=none"]))
