@@ -38,10 +38,9 @@ from torch.autograd.function import once_differentiable
 
 from recsys.data.pairs import Pairs
 from recsys.errors import SchemaError
+from recsys.layers.row_noise import Noise, perturbed_rows
 from recsys.layers.segments import raw_float32
 from recsys.native import load_kernel
-
-_MASK = 0xFFFFFFFF
 
 
 class Both(NamedTuple):
@@ -49,27 +48,6 @@ class Both(NamedTuple):
 
     users: Tensor
     items: Tensor
-
-
-@dataclass(frozen=True)
-class Noise:
-    """eps * sign(x) * u / |u| added to every layer, u uniform in [0, 1) per row and column.
-
-    A function of the seed, the layer and the place in the matrix: the same on any device, with any
-    number of threads, and by the kernel or torch.
-    """
-
-    eps: float
-    seed: int
-
-    @staticmethod
-    def draw(eps: float) -> Noise:
-        """Noise whose seed comes from torch's generator."""
-        return Noise(eps, int(torch.randint(2**62, ())))
-
-    def key(self, layer: int, side: int) -> np.ndarray:
-        """Two numbers for one layer of the users (0) or the items (1), [2] uint32."""
-        return np.random.SeedSequence((self.seed, layer, side)).generate_state(2)
 
 
 @dataclass(frozen=True)
@@ -238,7 +216,7 @@ class Graph(nn.Module):
         scaled = _all_rows(of, at) * inner.unsqueeze(1).to(of.dtype)
         out = _sum_of_neighbours(offsets, indices, scaled) * outer.unsqueeze(1).to(of.dtype)
         if key is not None:
-            out = _perturbed(out, eps, key)
+            out = perturbed_rows(out, eps, key)
         if base is not None:
             out = out + _all_rows(base, base_at)
         return out if rows is None else out[rows]
@@ -252,7 +230,7 @@ class Graph(nn.Module):
                 out = torch.empty_like(source)
                 _call("perturb", tuple(source.shape), source, noise.eps, key, out)
             else:
-                out = _perturbed(source, noise.eps, key)
+                out = perturbed_rows(source, noise.eps, key)
             sides.append(out)
         return Both(*sides)
 
@@ -378,23 +356,6 @@ def _sum_of_neighbours(offsets: Tensor, indices: Tensor, of: Tensor) -> Tensor:
             offsets.to(kind), indices.to(kind), ones, shape, check_invariants=False
         )
         return matrix @ of
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """The finaliser of MurmurHash3 on numbers below 2^32 kept as int64."""
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _MASK
-    return x ^ (x >> 16)
-
-
-def _perturbed(x: Tensor, eps: float, key: np.ndarray) -> Tensor:
-    """x with the noise of a key added; the kernel's numbers."""
-    rows = torch.arange(x.shape[0], device=x.device)
-    columns = torch.arange(x.shape[1], device=x.device)
-    start = _mixed(_mixed(rows ^ int(key[0])) ^ int(key[1]))
-    mixed = _mixed((start.unsqueeze(1) + columns * 0x9E3779B9) & _MASK)
-    draws = (mixed >> 8).to(x.dtype) * 2.0**-24
-    return x + eps * x.sign() * nn.functional.normalize(draws, dim=1)
 
 
 def _inverse_root(degrees: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ from torch import Tensor
 from recsys.data.pairs import Pairs
 from recsys.errors import SchemaError
 from recsys.layers import propagation
-from recsys.layers.propagation import Both, Graph, LayerSum, Noise, propagation_kernel
+from recsys.layers.propagation import Both, Graph, LayerSum, propagation_kernel
+from recsys.layers.row_noise import Noise
 
 USERS, ITEMS = 13, 9
 
@@ -174,19 +175,6 @@ def test_views_with_noise_equal_their_formula(rows: Both | None, way: str) -> No
     torch.testing.assert_close(
         torch.cat([x.users.grad, x.items.grad]).double(), twin.grad, atol=1e-5, rtol=1e-4
     )
-
-
-def test_noise_is_uniform_and_differs_by_seed_layer_and_side() -> None:
-    x, noise = torch.ones(2000, 16), Noise(1.0, 3)
-    draws = propagation._perturbed(x, 1.0, noise.key(1, 0)) - 1.0
-    scaled = draws / draws.amax(1, keepdim=True)
-    # The others of a row, given its largest, are uniform up to it.
-    others = scaled[scaled < 1.0]
-    assert abs(others.mean() - 0.5) < 0.01
-    assert abs(others.var() - 1 / 12) < 0.003
-    assert abs(torch.corrcoef(draws.T)[0, 1]) < 0.08
-    keys = [noise.key(1, 0), noise.key(2, 0), noise.key(1, 1), Noise(1.0, 4).key(1, 0)]
-    assert len({tuple(key) for key in keys}) == len(keys)
 
 
 def test_users_and_items_without_pairs_keep_their_first_layer_alone(way: str) -> None:

@@ -17,7 +17,8 @@ from recsys.data.triple_sampler import Sampling
 from recsys.data.triples import Triples
 from recsys.layers.contrast import info_nce
 from recsys.layers.pairwise import BatchRows, bpr_loss, squared_norms
-from recsys.layers.propagation import Graph, LayerSum, Noise
+from recsys.layers.propagation import Graph, LayerSum
+from recsys.layers.row_noise import Noise
 from recsys.models.collaborative import EmbeddingModel
 
 

@@ -18,7 +18,8 @@ from recsys.data.triples import Triples
 from recsys.errors import ConfigError
 from recsys.layers.contrast import info_nce
 from recsys.layers.pairwise import BatchRows, bpr_loss, squared_norms
-from recsys.layers.propagation import Graph, LayerSum, Noise
+from recsys.layers.propagation import Graph, LayerSum
+from recsys.layers.row_noise import Noise
 from recsys.models.collaborative import EmbeddingModel
 
 

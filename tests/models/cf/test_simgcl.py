@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys.data.pairs import Pairs
 from recsys.data.triples import Triples
-from recsys.layers.propagation import Noise, _perturbed
+from recsys.layers.row_noise import Noise, perturbed_rows
 from recsys.models.cf.simgcl import SimGCL
 
 USERS, ITEMS = 7, 9
@@ -35,8 +35,8 @@ def slow_mean(model: SimGCL, noise: Noise | None) -> tuple[Tensor, Tensor]:
     for layer in (1, 2, 3):
         u, i = r @ i, r.T @ u
         if noise is not None:
-            u = _perturbed(u, noise.eps, noise.key(layer, 0))
-            i = _perturbed(i, noise.eps, noise.key(layer, 1))
+            u = perturbed_rows(u, noise.eps, noise.key(layer, 0))
+            i = perturbed_rows(i, noise.eps, noise.key(layer, 1))
         layers.append((u, i))
     return torch.stack([x for x, _ in layers]).mean(0), torch.stack([y for _, y in layers]).mean(0)
 

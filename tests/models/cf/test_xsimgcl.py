@@ -10,7 +10,7 @@ import torch.nn.functional as nnf
 from recsys.data.pairs import Pairs
 from recsys.data.triples import Triples
 from recsys.errors import ConfigError
-from recsys.layers.propagation import Noise, _perturbed
+from recsys.layers.row_noise import Noise, perturbed_rows
 from recsys.models.cf.xsimgcl import XSimGCL
 
 USERS, ITEMS = 7, 9
@@ -40,8 +40,8 @@ def test_losses_and_gradients_equal_the_formulas(layer: int) -> None:
     u, i, layers = u0, i0, []
     for k in (1, 2, 3):
         u, i = r @ i, r.T @ u
-        u = u + _perturbed(u.detach(), 0.2, noise.key(k, 0)) - u.detach()
-        i = i + _perturbed(i.detach(), 0.2, noise.key(k, 1)) - i.detach()
+        u = u + perturbed_rows(u.detach(), 0.2, noise.key(k, 0)) - u.detach()
+        i = i + perturbed_rows(i.detach(), 0.2, noise.key(k, 1)) - i.detach()
         layers.append((u, i))
     users = torch.stack([x for x, _ in layers]).mean(0)
     items = torch.stack([y for _, y in layers]).mean(0)
