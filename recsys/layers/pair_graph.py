@@ -17,7 +17,12 @@ from torch import Tensor
 from recsys.data.pairs import Pairs
 from recsys.errors import SchemaError
 from recsys.layers.fitted import Fitted
-from recsys.layers.sparse_products import SparseRows, sparse_times_dense, sparse_times_sparse
+from recsys.layers.sparse_products import (
+    SparseRows,
+    scaled_transpose,
+    sparse_times_dense,
+    sparse_times_sparse,
+)
 
 BLOCK = 32
 """Users side by side: 128 bytes of each row, so that all rows lie in a processor's last cache."""
@@ -129,8 +134,9 @@ class PairGraph(Fitted):
         for start in range(0, len(users), width):
             part = slice(start, start + width)
             signal = self.weighted_rows(users[part], inward)
-            out[part] = self._polynomial(signal, coefficients, bound, *scales).T
-        return out.mul_(outward)
+            filtered = self._polynomial(signal, coefficients, bound, *scales)
+            scaled_transpose(filtered, outward, out[part])
+        return out
 
     def polynomial(self, x: Tensor, coefficients: Sequence[float]) -> Tensor:
         """p(A) x for any columns x [I, W], with a = c = 1/2 and Chebyshev polynomials on [0, 1]."""

@@ -97,4 +97,17 @@ void sparse_times_sparse(int64_t N, int64_t M, const int64_t* offsets, const int
     }
 }
 
+// out = (scale * x)', from [N, W] to [W, N].
+void scaled_transpose(int64_t N, int64_t W, const float* scale, const float* x, float* out,
+                      int32_t threads) {
+    constexpr int64_t SIDE = 16;  // numbers of a cache line
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t n = 0; n < N; n += SIDE) {
+        const int64_t rows = N - n < SIDE ? N - n : SIDE;
+        for (int64_t w = 0; w < W; ++w)
+            for (int64_t i = 0; i < rows; ++i)
+                out[w * N + n + i] = scale[n + i] * x[(n + i) * W + w];
+    }
+}
+
 }  // extern "C"

@@ -100,7 +100,10 @@ def sparse_times_dense(
         values = sparse.values
     places = torch.stack([sparse.rows(), sparse.columns.long()])
     shape = (sparse.num_rows, sparse.num_columns)
-    product = torch.sparse_coo_tensor(places, values, shape, is_coalesced=True) @ x
+    product = torch.sparse_coo_tensor(
+        places, values, shape, is_coalesced=True, check_invariants=False
+    )
+    product = product @ x
     if scale is not None:
         product *= scale.unsqueeze(1)
     product *= alpha
@@ -146,6 +149,21 @@ def sparse_times_sparse(left: SparseRows, right: SparseRows) -> Tensor:
     return out.zero_().view(-1).index_add_(0, flat, values).view(shape)
 
 
+def scaled_transpose(x: Tensor, scale: Tensor, out: Tensor) -> None:
+    """Write (scale * x)' to `out`: torch would go through one of them number by number.
+
+    Shape:
+        x      [N, W]  float32
+        scale  [N]     float32
+        out    [W, N]  float32
+    """
+    library = sparse_kernel() if raw_float32(x, scale, out) else None
+    if library is not None and x.is_contiguous() and out.is_contiguous():
+        library.scaled_transpose(*x.shape, *_pointers(scale, x, out), torch.get_num_threads())
+    else:
+        torch.mul(x.T, scale, out=out)
+
+
 @functools.cache
 def sparse_kernel() -> ctypes.CDLL | None:
     """The compiled kernel, or None where it cannot be built (the first call says why)."""
@@ -157,6 +175,8 @@ def sparse_kernel() -> ctypes.CDLL | None:
     function.argtypes, function.restype = [i64, i64, *8 * [ptr], *3 * [f32], i32], None
     function = library.sparse_times_sparse
     function.argtypes, function.restype = [i64, i64, *7 * [ptr], i32], None
+    function = library.scaled_transpose
+    function.argtypes, function.restype = [i64, i64, *3 * [ptr], i32], None
     return library
 
 

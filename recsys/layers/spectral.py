@@ -5,6 +5,7 @@ Letters   U users, I items, r vectors wanted, k dimensions of the space they are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,8 +20,15 @@ from recsys.layers.sparse_products import sparse_times_dense
 BLOCK = 64
 """Vectors that are multiplied at a time: as many as a row's sums fill registers."""
 
-SPACE = 2
+SPACE = 2.5
+"""Dimensions of the space searched, for each vector wanted."""
+
 POWER = 5
+"""Power of the matrix whose vectors are searched, at most."""
+
+RANGE = 1e-4
+"""Least ratio of wanted eigenvalues of the power: below, float32 loses them beside the first."""
+
 DENSE = 512
 """Matrices up to this size are decomposed as they are."""
 
@@ -50,7 +58,7 @@ def singular_vectors(
         graph: The pairs.
         rank: r, at most min(U, I).
         space: k / r: more is slower and closer, with the square of it.
-        power: More is slower and closer; at some 10, float32 loses the last values.
+        power: More is slower and closer; lowered where float32 would lose the last values.
         seed: Of the random vectors.
         progress: Told after each block.
 
@@ -81,16 +89,14 @@ def singular_vectors(
     def back(x: Tensor) -> Tensor:
         return sparse_times_dense(near, x * far_scale.unsqueeze(1), scale=near_scale)
 
-    def powered(x: Tensor) -> Tensor:
-        for _ in range(power):
-            x = back(across(x))
-        return x
+    def gram(x: Tensor) -> Tensor:
+        return back(across(x))
 
-    if max(size, rank + BLOCK) <= DENSE or space * rank + BLOCK >= size:
+    steps = -(-int(space * rank) // BLOCK) + 1
+    if size <= max(DENSE, steps * BLOCK):
         found = torch.eye(size, device=near_scale.device)
     else:
-        steps = -(-int(space * rank) // BLOCK) + 1
-        basis = _block_lanczos(powered, near_scale, steps, seed, progress)
+        basis = _block_lanczos(gram, near_scale, steps, power, seed, progress)
         found = basis[:, : rank + BLOCK].contiguous()
     image = across(found)
     eigenvalues, turns = torch.linalg.eigh((image.T @ image).double())
@@ -107,20 +113,31 @@ def _block_lanczos(
     matrix: Callable[[Tensor], Tensor],
     like: Tensor,
     steps: int,
+    power: int,
     seed: int,
     progress: Progress | None,
 ) -> Tensor:
-    """Ritz vectors [n, k] of a symmetric matrix [n, n], by descending value."""
+    """Ritz vectors [n, k] of a power of a symmetric matrix [n, n], by descending value."""
     generator = torch.Generator().manual_seed(seed)
-    fresh = torch.randn(len(like), BLOCK, generator=generator).to(like)
-    fresh = torch.linalg.qr(fresh)[0]
+
+    def draw(count: int) -> Tensor:
+        drawn = torch.randn(len(like), count, generator=generator)
+        return torch.linalg.qr(drawn)[0].to(like)
+
+    fresh = torch.linalg.qr(matrix(draw(BLOCK)))[0]
+    # The least Ritz value of random vectors multiplied once is about that of the last one wanted.
+    ritz = torch.linalg.eigvalsh(fresh.T @ matrix(fresh)).clamp_min(1e-12)
+    power = max(1, min(power, int(math.log(RANGE) / math.log(min(0.9, ritz[0] / ritz[-1])))))
     basis = like.new_empty(steps * BLOCK, len(like))  # vectors as rows
     projected = torch.zeros(len(basis), len(basis), dtype=torch.float64, device=like.device)
     for step in range(steps):
         new = slice(step * BLOCK, (step + 1) * BLOCK)
         basis[new] = fresh.T
         known = basis[: new.stop]
-        image = matrix(fresh).T.contiguous()
+        image = fresh
+        for _ in range(power):
+            image = matrix(image)
+        image = image.T.contiguous()
         overlap = known @ image.T
         projected[: new.stop, new] = overlap.double()
         if progress is not None:
@@ -128,9 +145,15 @@ def _block_lanczos(
         if step + 1 < steps:
             image -= overlap.T @ known
             fresh = torch.linalg.qr(image.T)[0]
-            # Once more: rounding, and all of it where the space is exhausted, lies in the basis.
-            fresh -= known.T @ (known @ fresh)
-            fresh = torch.linalg.qr(fresh)[0]
+            # Once more: rounding lies in the basis. What is not left outside of it, where the space
+            # is exhausted, random vectors replace.
+            for _ in range(4):
+                fresh -= known.T @ (known @ fresh)
+                fresh, lengths = torch.linalg.qr(fresh)
+                lost = lengths.diagonal().abs() < 0.5
+                if not lost.any():
+                    break
+                fresh[:, lost] = draw(int(lost.sum()))
     projected = projected.triu()
     turns = torch.linalg.eigh(projected + projected.triu(1).T)[1]
     return (turns.flip(1).float().T @ basis).T
