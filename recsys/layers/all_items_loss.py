@@ -37,6 +37,9 @@ def all_items_loss(
     The sum of softplus(score) times row_weights[b] + row_scales[b] * item_scales[j]. Gradients
     reach `users` and `items`, once.
 
+    Raises:
+        ValueError: the weights have another shape.
+
     Shape:
         users        [B, D]
         items        [I, D]
@@ -50,6 +53,13 @@ def all_items_loss(
         >>> all_items_loss(torch.zeros(1, 4), torch.zeros(2, 4), ones, ones, twos) / 6
         tensor(0.6931)
     """
+    rows, columns = row_weights.shape + row_scales.shape, item_scales.shape
+    if rows != (len(users), len(users)) or columns != (len(items),):
+        raise ValueError(
+            f"weights {list(row_weights.shape)}, {list(row_scales.shape)} and {list(columns)} for "
+            f"users {list(users.shape)} and items {list(items.shape)}; give one for each row, one "
+            "for each row, and one for each item."
+        )
     loss: Tensor = _AllItems.apply(users, items, row_weights, row_scales, item_scales)
     return loss
 
@@ -65,6 +75,10 @@ def chosen_items_loss(
     Args:
         label: 1 for items that users have, softplus(-score); 0 for others, softplus(score).
 
+    Raises:
+        ValueError: the weights have another shape.
+        IndexError: a chosen item does not exist.
+
     Shape:
         users    [B, D]
         items    [I, D]
@@ -78,6 +92,18 @@ def chosen_items_loss(
         >>> chosen_items_loss(users, items, chosen, weights, label=0)  # of scores 1 and 4
         tensor(5.3314)
     """
+    if weights.shape != (len(users), chosen.shape[1]):
+        raise ValueError(
+            f"weights {list(weights.shape)}, but {len(users)} rows with {chosen.shape[1]} chosen "
+            "items each need one for every row and item."
+        )
+    if chosen.device.type == "cpu" and chosen.numel():  # a GPU checks for itself, without waiting
+        low, high = (int(end) for end in chosen.aminmax())
+        if low < 0 or high >= len(items):
+            raise IndexError(
+                f"chosen items run from {low} to {high}, but there are {len(items):,}: allowed are "
+                f"0 to {len(items) - 1}."
+            )
     loss: Tensor = _ChosenItems.apply(users, items, chosen, weights, label)
     return loss
 

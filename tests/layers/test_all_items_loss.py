@@ -232,3 +232,19 @@ def test_float64_is_computed_in_float64() -> None:
     assert torch.autograd.gradcheck(
         lambda u, i: all_items_loss(u, i, *arguments), (users, items), fast_mode=True
     )
+
+
+@pytest.mark.parametrize("wrong", [-1, 50])
+def test_items_that_do_not_exist(wrong: int, way: str) -> None:
+    draw = Draw(2, 50, 8)
+    chosen = torch.tensor([[0, 1], [wrong, 2]])
+    with pytest.raises(IndexError):
+        chosen_items_loss(draw.users, draw.items, chosen, torch.ones(2, 2), label=0)
+
+
+def test_weights_of_another_shape() -> None:
+    draw, one = Draw(2, 50, 8), torch.zeros(2, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"weights \[2, 4\], but 2 rows with 3 chosen items"):
+        chosen_items_loss(draw.users, draw.items, one, torch.ones(2, 4), label=0)
+    with pytest.raises(ValueError, match="one for each item"):
+        all_items_loss(draw.users, draw.items, draw.weights, draw.scales, torch.ones(49))
