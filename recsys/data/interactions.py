@@ -152,6 +152,49 @@ class Interactions:
         """I."""
         return self.train.num_items
 
+    def pairs_of(self, frame: pl.DataFrame) -> tuple[Pairs, tuple[str, ...]]:
+        """New pairs of the users and items that are known here, and what was left out of them.
+
+        Args:
+            frame: Columns `user` and `item`.
+
+        Raises:
+            SchemaError: the ids are of another type, or none of the pairs is known.
+        """
+        known = {
+            "user": pl.Series(self.user_ids.to_pylist()),
+            "item": pl.Series(self.item_ids.to_pylist()),
+        }
+        own = pl.DataFrame({name: ids.head(1) for name, ids in known.items()})
+        kinds = _kinds(self.name, "known", own), _kinds(self.name, "new", frame)
+        if kinds[0] != kinds[1]:
+            raise SchemaError(
+                f"the model knows users and items by {_pair(kinds[0])}, but the new pairs have "
+                f"{_pair(kinds[1])}. Store them with the same types."
+            )
+        coded = frame.select(
+            pl.Series(name, _codes(frame[name].cast(ids.dtype), ids)) for name, ids in known.items()
+        )
+        inside = coded.fill_nan(None).drop_nulls() if coded.height else coded
+        if not inside.height:
+            raise SchemaError(
+                f"none of the {frame.height:,} new pairs has a user and an item that the model "
+                "knows. Check that the ids are those of training."
+            )
+        pairs = Pairs.of(
+            inside["user"].to_numpy().astype(np.int64),
+            inside["item"].to_numpy().astype(np.int64),
+            self.num_users,
+            self.num_items,
+        )
+        left_out = frame.height - inside.height
+        notes = []
+        if left_out:
+            notes.append(f"{left_out:,} new pairs of unknown users or items are left out")
+        if repeated := inside.height - len(pairs):
+            notes.append(f"{repeated:,} repeated new pairs count once")
+        return pairs, tuple(notes)
+
     def digest(self) -> str:
         """Of ids and pairs: the same data gives the same text, whatever file it came in."""
         state = hashlib.sha256()

@@ -64,6 +64,15 @@ def check_cf(spec: ModelSpec) -> None:
         make_cf(spec, Pairs.of(codes, codes, size, size))
 
 
+def is_cf(folder: Path) -> bool:
+    """Whether a saved model is one of users and items."""
+    try:
+        card = json.loads((folder / "model.json").read_text())
+    except (OSError, ValueError):
+        return False  # whoever loads it says what is wrong
+    return bool(card.get("format") == FORMAT["format"])
+
+
 class SavedCF:
     """A trained model with the ids of its users and items.
 

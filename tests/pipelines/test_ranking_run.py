@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipelines.evaluate import evaluate
 from pipelines.train import train
 from recsys import config
 from recsys.data.datasets.interactions import interactions
@@ -109,6 +110,38 @@ def test_closed_forms_are_computed(stem: str, table: Path, tmp_path: Path) -> No
 def test_pairs_without_a_test_part_are_learnt_all_the_same(table: Path, tmp_path: Path) -> None:
     result = run(table, tmp_path, "cf=ease", "data.test_fraction=0")
     assert set(result["metrics"]) == {"val"}
+
+
+@pytest.mark.parametrize("stem", ["popularity", "bprmf"])
+def test_new_pairs_are_ranked_by_the_saved_model(
+    stem: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = ("trainer.epochs=2", "trainer.eval_every=1") if stem == "bprmf" else ()
+    run(table, tmp_path / "run", f"cf={stem}", *keys)
+    new = pl.DataFrame({"who": ["p1", "p2", "nobody"], "what": ["i3", "i4", "i5"]})
+    new.write_csv(tmp_path / "new.csv")
+    overrides = [
+        f"run={tmp_path / 'run'}", f"data.path={tmp_path / 'new.csv'}", "data.user=who",
+        "data.item=what", "ks=[3,7]", f"output_dir={tmp_path / 'out'}", "console=plain",
+    ]  # fmt: skip
+    result = evaluate(config.compose("evaluate", overrides))
+    assert "1 new pairs of unknown users or items are left out" in capsys.readouterr().out
+    assert result["counts"]["data"]["num_test_users"] == 2
+    assert 0 <= result["metrics"]["data"]["recall_at_7"] <= 1
+    lists = pl.read_parquet(tmp_path / "out" / "recommendations.parquet")
+    assert lists["user"].to_list() == ["p1"] * 7 + ["p2"] * 7
+    data = interactions(path=table)
+    codes = {name: code for code, name in enumerate(data.user_ids.to_pylist())}
+    items = {name: code for code, name in enumerate(data.item_ids.to_pylist())}
+    for user, item in lists.select("user", "item").rows():
+        assert items[item] not in data.train.of_user(codes[user])
+    for column, ids, message in (
+        ("who", ["x", "y", "z"], "none of the 3 new pairs"),
+        ("who", [1, 2, 3], "by strings and strings, but the new pairs have integers"),
+    ):
+        new.with_columns(pl.Series(column, ids)).write_csv(tmp_path / "new.csv")
+        with pytest.raises(SchemaError, match=message):
+            evaluate(config.compose("evaluate", overrides))
 
 
 @pytest.mark.parametrize(

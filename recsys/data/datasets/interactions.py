@@ -86,6 +86,17 @@ def interactions(
     return Interactions.of(name, found, given, titles, notes)
 
 
+def read_pairs(
+    path: str | Path | list[str], user: str = "user", item: str = "item"
+) -> pl.DataFrame:
+    """Columns user and item of a table, with the ids as they are.
+
+    Raises:
+        SchemaError: a column is absent.
+    """
+    return _read(path, {"user": user, "item": item}, None)
+
+
 def _read(
     path: str | Path | list[str], columns: dict[str, str | None], min_rating: float | None
 ) -> pl.DataFrame:
