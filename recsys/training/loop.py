@@ -6,6 +6,7 @@ Letters   B rows of a batch, K labels.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from recsys.embedding.embedded import Embedded, History
 from recsys.errors import CheckpointError, ConfigError, NonFiniteError
 from recsys.metrics.report import ClassificationReport
 from recsys.models.recommender import Recommender
+from recsys.training.batch_statistics import renew_batch_statistics
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.losses import binary_cross_entropy_sum, label_mass
 from recsys.training.optimizers import Optimizers
@@ -236,6 +238,7 @@ class Trainer:
         finished = self.global_step >= total
         improved = False
         if val is not None and (due or finished):
+            self._renew_statistics(train)
             improved = self._validate(val)
         save_every = self.options.checkpoint_every
         if due or finished or improved or (save_every and self.global_step % save_every == 0):
@@ -293,6 +296,19 @@ class Trainer:
         for observer in self.observers:
             observer.evaluation(record)
         return improved
+
+    def _renew_statistics(self, train: Loader) -> None:
+        """Batch norm's statistics of the weights as they are, from the same rows every time."""
+        if not self.options.norm_batches:
+            return
+        sample = Loader(
+            train.store, train.batch_size, shuffle=True, seed=train.seed, rank=self.ranks.rank,
+            world_size=self.ranks.world_size, prefetch=0,
+        )  # fmt: skip
+        batches = (batch.to(self.device) for batch in sample)
+        renew_batch_statistics(
+            self.recommender, itertools.islice(batches, self.options.norm_batches)
+        )
 
     def _measure(self, val: Loader) -> dict[str, float]:
         """The numbers of one validation."""

@@ -25,6 +25,9 @@ class TrainerOptions:
     clip_norm: float | None = 10.0
     eval_every: int | None = None
     """Steps between validations; None: once per epoch."""
+    norm_batches: int = 0
+    """Training batches from which batch norm's statistics are taken anew before each validation;
+    0: the running averages of training."""
     checkpoint_every: int | None = None
     """Steps between checkpoints besides those at each validation."""
     keep_last: int = 2
@@ -49,6 +52,8 @@ class TrainerOptions:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"trainer.{key}={value}; it must be at least 1, or null.")
+        if self.norm_batches < 0:
+            raise ConfigError(f"trainer.norm_batches={self.norm_batches}; it must be 0 or more.")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(
                 f'trainer.precision="{self.precision}" does not exist. Allowed: bfloat16, float32.'
