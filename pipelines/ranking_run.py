@@ -176,7 +176,11 @@ class RankingRun(TrackedRun):
             assert data.test is not None
             learnt = self.fit(data.train, FullRanking(data.test, data.train, ks=self.ks), tracker)
             learnt.rankings = {"test": self.rank(learnt.model, data.test, data.train)}
-            self.console.note("selection=test: epochs were chosen by the test pairs themselves")
+            self.console.note(
+                "selection=test: epochs were chosen by the test pairs themselves"
+                if learnt.epochs
+                else "selection=test: no validation part; the settings are as given"
+            )
             return learnt
         left, held = data.train.split(self.val_fraction, SPLIT_SEED)
         users = int((held.user_degrees > 0).sum())

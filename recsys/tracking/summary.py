@@ -77,7 +77,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
         (split, *(metric(name, values[name]) if name in values else "" for name in names))
         for split, values in metrics.items()
     ]
-    chosen = ", epochs chosen by the test pairs" if result.get("selection") == "test" else ""
+    by_test = result.get("selection") == "test" and result["epochs"]
+    chosen = ", epochs chosen by the test pairs" if by_test else ""
     return Table(f"Result: {result['model']} on {result['data']}{chosen}", ("", *names), rows)
 
 
