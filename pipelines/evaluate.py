@@ -6,8 +6,8 @@
     python -m pipelines.evaluate run=<run id of a cf model> data.path=new_pairs.parquet
 
 Writes predictions.parquet (one probability per row, in the order of the rows) and result.json to
-output_dir; metrics too where the label column is present. Of a cf model it ranks the whole catalogue
-for the users of the new pairs: recommendations.parquet, and how many of the pairs are found.
+output_dir; metrics too where the label column is present. Of a cf model it ranks all items for the
+users of the new pairs: recommendations.parquet, and how many of the pairs are found.
 """
 
 from __future__ import annotations

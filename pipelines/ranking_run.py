@@ -9,7 +9,6 @@ the papers do; results and tags say so.
 from __future__ import annotations
 
 import dataclasses
-import os
 import resource
 import time
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import recsys
 from pipelines import training_report as report
+from pipelines.run_folder import Continued, RunFolder
 from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver
 from pipelines.training_run import choose_device, seed_everything
 from recsys import config
@@ -38,8 +38,11 @@ from recsys.training.optimizers import OptimizerOptions
 from recsys.training.progress import TrainingCurve
 from recsys.training.ranking_loop import RankingOptions, RankingTrainer
 from recsys.training.ranks import Ranks
+from recsys.training.signals import Interrupted
 
 SELECTIONS = ("validation", "test")
+STAGES = ("checkpoints/choose", "checkpoints/refit")
+"""Where the two trainings of a run keep theirs."""
 SPLIT_SEED = 0
 """Of the validation part: the same pairs for every seed of a model."""
 
@@ -99,17 +102,33 @@ class RankingRun(TrackedRun):
             torch.set_num_threads(self.options.threads)
         self.ranks = Ranks()
 
+        self.continued: Continued | None = None
+        """What an earlier, unfinished run of this configuration left."""
+
     def run(self) -> dict[str, Any]:
         """Read, learn, rank, save, report."""
         with Console(self.cfg.console) as self.console:
             data = self.read()
-            given = self.cfg.output_dir
-            name = f"{self.started:%Y%m%d-%H%M%S}-{os.getpid()}"
-            self.folder = Path(given) if given else OUTPUTS / data.name / self.stem / name
-            self.folder.mkdir(parents=True, exist_ok=True)
+            place = RunFolder(
+                OUTPUTS / data.name / self.stem,
+                config.identity(self.cfg),
+                STAGES,
+                self.console.note,
+            )
+            self.folder, self.continued = place.choose(
+                self.cfg.output_dir, self.options.resume, self.started
+            )
+            place.claim(self.folder)
             OmegaConf.save(self.cfg, self.folder / "config.yaml")
-            with self.open_tracker(data) as tracker:
-                return self.learn_and_rank(data, tracker)
+            resumed = self.continued.checkpoint.state.get("run_id") if self.continued else None
+            try:
+                with self.open_tracker(data, resumed) as tracker:
+                    return self.learn_and_rank(data, tracker)
+            except Interrupted as stopped:
+                raise Interrupted(
+                    f"{stopped}; continue with the same command and trainer.resume=auto "
+                    f"(output_dir={self.folder})"
+                ) from stopped
 
     def read(self) -> Interactions:
         """The pairs, with what is to be known about them."""
@@ -185,6 +204,8 @@ class RankingRun(TrackedRun):
         left, held = data.train.split(self.val_fraction, SPLIT_SEED)
         users = int((held.user_degrees > 0).sum())
         self.console.note(f"validation: {len(held):,} training pairs of {users:,} users")
+        # What is only continued in its second stage is judged and chosen again from the first's
+        # checkpoints, which takes seconds.
         chosen = self.fit(left, FullRanking(held, left, ks=self.ks), tracker)
         rankings = {"val": self.rank(chosen.model, held, left)}
         curve, best = chosen.curve, chosen.epochs
@@ -220,7 +241,8 @@ class RankingRun(TrackedRun):
         options = self.options
         if epochs is not None:
             options = dataclasses.replace(options, epochs=epochs, max_steps=None)
-        phase = "choose" if judge is not None else "refit"
+        stage = STAGES[judge is None]
+        checkpoints = Checkpoints(self.folder / stage, options.keep_last)
         trainer = RankingTrainer(
             model,
             torch.optim.Adam(
@@ -233,17 +255,16 @@ class RankingRun(TrackedRun):
             TripleSampler(train, model.sampling, options.rows_per_step, seed=self.seed),
             None if judge is None else lambda: judge.of_vectors(*model()).metrics,
             options,
-            Checkpoints(self.folder / "checkpoints" / phase, options.keep_last),
+            checkpoints,
             (self.console, *([TrackerObserver(tracker)] if judge is not None else [])),
             {"run_id": tracker.run_id},
         )
+        if self.continued is not None and checkpoints.steps():
+            trainer.load(checkpoints.load_newest_intact()[0])
+            self.console.note(f"continuing after step {trainer.global_step:,}")
         trainer.fit()
-        best = trainer.plateau.best
-        chosen = trainer.epoch
-        if judge is not None:
-            found = [one for one in trainer.curve.evaluations if one["improved"]]
-            assert best is not None
-            chosen = int(found[-1]["epoch"]) if found else trainer.epoch
+        better = [one for one in trainer.curve.evaluations if one["improved"]]
+        chosen = int(better[-1]["epoch"]) if better else trainer.epoch
         return Learnt(
             model, chosen, trainer.global_step, trainer.curve.rows_per_second, trainer.curve
         )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from pipelines.run_folder import RunFolder
 from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver
 from recsys import config
 from recsys.data.loader import Loader
@@ -19,7 +20,7 @@ from recsys.data.prepare import Prepared
 from recsys.data.store import Store
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.row_counts import count_rows
-from recsys.errors import CheckpointError, ConfigError
+from recsys.errors import ConfigError
 from recsys.metrics.report import ClassificationReport
 from recsys.models.recommender import Recommender
 from recsys.tracking.console import Console
@@ -85,52 +86,20 @@ class TrainingRun(TrackedRun):
 
     def open_folder(self, data: Prepared) -> tuple[Path, Checkpoint | None]:
         """Choose the output folder, and the checkpoint to continue from if there is one."""
-        base = OUTPUTS / data.name / self.stem
-        given = self.cfg.output_dir
-        fingerprint = config.identity(self.cfg)
-        resume = self.trainer_options.resume
-        folder = Path(given) if given else base / f"{self.started:%Y%m%d-%H%M%S}-{os.getpid()}"
-        checkpoint = None
-        if resume == "auto":
-            found = [folder] if given else newest_first(base)
-            for candidate in found:
-                checkpoint = self.continuable(candidate, fingerprint)
-                if checkpoint is not None:
-                    folder = candidate
-                    break
-            else:
-                self.console.note("nothing to continue; starting anew")
-        elif resume is not None:
-            folder = Path(resume)
-            checkpoint = self.continuable(folder, fingerprint, required=True)
-        folder = Path(self.ranks.share(str(folder)))
+        place = RunFolder(
+            OUTPUTS / data.name / self.stem,
+            config.identity(self.cfg),
+            ("checkpoints",),
+            self.console.note,
+        )
+        found, continued = place.choose(
+            self.cfg.output_dir, self.trainer_options.resume, self.started
+        )
+        folder = Path(self.ranks.share(str(found)))
         if self.ranks.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
+            place.claim(folder)
             OmegaConf.save(self.cfg, folder / "config.yaml")
-            (folder / "identity.txt").write_text(fingerprint)
-        return folder, checkpoint
-
-    def continuable(
-        self, folder: Path, fingerprint: str, required: bool = False
-    ) -> Checkpoint | None:
-        """The newest intact checkpoint of a run with this configuration that has not finished."""
-        try:
-            same = (folder / "identity.txt").read_text() == fingerprint
-        except OSError:
-            same = False
-        if not same or not Checkpoints(folder / "checkpoints").steps():
-            if required:
-                raise CheckpointError(
-                    f"trainer.resume={folder}: there is no checkpoint of this configuration. "
-                    f"Compare {folder / 'config.yaml'} with --cfg job, or use trainer.resume=auto."
-                )
-            return None
-        if (folder / "result.json").exists() and not required:
-            return None
-        checkpoint, problems = Checkpoints(folder / "checkpoints").load_newest_intact()
-        for problem in problems:
-            self.console.note(f"skipped: {problem}")
-        return checkpoint
+        return folder, continued.checkpoint if continued else None
 
     # -- the work ----------------------------------------------------------------------------
 
@@ -330,8 +299,3 @@ def seed_everything(seed: int) -> None:
     """Seed every generator that anything in a run might draw from."""
     random.seed(seed)
     torch.manual_seed(seed)
-
-
-def newest_first(base: Path) -> list[Path]:
-    """Run folders, the newest first (their names are times)."""
-    return sorted((p for p in base.glob("*") if p.is_dir()), key=lambda p: p.name, reverse=True)

@@ -75,6 +75,7 @@ class RankingOptions:
     """Steps between checkpoints besides those at each evaluation."""
     keep_last: int = 2
     log_every: int = 100
+    resume: str | None = None
     device: str = "auto"
     threads: int | None = None
 

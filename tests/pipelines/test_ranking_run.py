@@ -1,6 +1,8 @@
 """From pairs to a ranking of the catalogue: what is chosen by what, and what is left behind."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ from pipelines.evaluate import evaluate
 from pipelines.train import train
 from recsys import config
 from recsys.data.datasets.interactions import interactions
+from recsys.data.triples import Triples
 from recsys.errors import ConfigError, SchemaError
 from recsys.metrics.ranking import FullRanking
 from recsys.models.saved_cf import SavedCF
+from recsys.training.ranking_loop import RankingTrainer
+from recsys.training.signals import Interrupted
 
 USERS, ITEMS = 60, 40
 
@@ -75,6 +80,36 @@ def test_a_trained_model_is_chosen_by_a_part_of_training_and_made_again(
     other = run(table, tmp_path / "three", *keys, "seed=1")
     assert other["metrics"]["test"] != result["metrics"]["test"]
     assert other["counts"] == counts  # one validation part for all seeds
+
+
+@pytest.mark.parametrize("step", [3, 17])
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    step: int, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the training that chooses (8 steps), and in the one after it."""
+    keys = ("cf=lightgcn", "trainer.epochs=4", "trainer.eval_every=1", "trainer.patience=0",
+            "trainer.batch_size=128", "trainer.checkpoint_every=1", "cf.embed_dim=4")  # fmt: skip
+    whole = run(table, tmp_path / "whole", *keys)
+    assert whole["steps"] > 4
+    train_step = RankingTrainer.train_step
+    count = 0
+
+    def stopping(self: RankingTrainer, batch: Triples) -> Any:
+        nonlocal count
+        count += 1
+        if count == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankingTrainer, "train_step", stopping)
+        with pytest.raises(Interrupted, match=r"trainer\.resume=auto"):
+            run(table, tmp_path / "parts", *keys)
+    assert not (tmp_path / "parts" / "result.json").exists()
+    count = 10**9
+    again = run(table, tmp_path / "parts", *keys, "trainer.resume=auto")
+    assert again["metrics"] == whole["metrics"]
+    assert (again["epochs"], again["steps"]) == (whole["epochs"], whole["steps"])
 
 
 def test_selection_by_the_test_pairs_says_so(

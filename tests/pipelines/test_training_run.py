@@ -1,11 +1,9 @@
 """What a run decides before it trains."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from pipelines.training_run import TrainingRun, choose_device, newest_first
+from pipelines.training_run import TrainingRun, choose_device
 from recsys import config
 from recsys.errors import ConfigError
 
@@ -22,13 +20,6 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"pipelines\.doctor"):
         choose_device("cuda")
-
-
-def test_newest_first(tmp_path: Path) -> None:
-    for name in ("20260101-000000-1", "20260301-000000-1", "20260201-000000-1"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "file").write_text("")
-    assert [p.name[4:6] for p in newest_first(tmp_path)] == ["03", "02", "01"]
 
 
 @pytest.mark.parametrize(
