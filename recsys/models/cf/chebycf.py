@@ -77,7 +77,7 @@ class ChebyCF(Fitted, ClosedForm):
         rank: int = 512,
         ideal: float = 0.2,
         item_power: float = 0.4,
-        tolerance: float = 0.001,
+        tolerance: float = 0.0001,
     ) -> None:
         super().__init__(num_users, num_items)
         for name, value, least in (("degree", degree, 1), ("rank", rank, 1)):
