@@ -101,7 +101,6 @@ class RankingRun(TrackedRun):
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
         self.ranks = Ranks()
-
         self.continued: Continued | None = None
         """What an earlier, unfinished run of this configuration left."""
 
@@ -157,7 +156,8 @@ class RankingRun(TrackedRun):
         """Choose, refit, test, and write everything down."""
         begin = time.perf_counter()
         self.console.note(f"output {self.folder}   {tracker.url}")
-        self.log_pairs(data, tracker)
+        digest = data.digest()
+        self.log_pairs(data, digest, tracker)
         learnt = self.learn(data, tracker)
         fit_seconds = time.perf_counter() - begin
         metrics = {name: found.metrics for name, found in learnt.rankings.items()}
@@ -168,7 +168,7 @@ class RankingRun(TrackedRun):
             "data": data.name,
             "seed": self.seed,
             "config": config.plain(self.cfg),
-            "data_digest": data.digest(),
+            "data_digest": digest,
             "selection": self.selection,
             "num_parameters": size,
             "model_bytes": sum(t.nbytes for t in learnt.model.state_dict().values()),
@@ -193,8 +193,9 @@ class RankingRun(TrackedRun):
         """The model to keep, and what every split says of it (or of its like, for validation)."""
         if self.selection == "test":
             assert data.test is not None
-            learnt = self.fit(data.train, FullRanking(data.test, data.train, ks=self.ks), tracker)
-            learnt.rankings = {"test": self.rank(learnt.model, data.test, data.train)}
+            judge = FullRanking(data.test, data.train, ks=self.ks)
+            learnt = self.fit(data.train, judge, tracker)
+            learnt.rankings = {"test": self.rank(learnt.model, judge)}
             self.console.note(
                 "selection=test: epochs were chosen by the test pairs themselves"
                 if learnt.epochs
@@ -206,15 +207,17 @@ class RankingRun(TrackedRun):
         self.console.note(f"validation: {len(held):,} training pairs of {users:,} users")
         # What is only continued in its second stage is judged and chosen again from the first's
         # checkpoints, which takes seconds.
-        chosen = self.fit(left, FullRanking(held, left, ks=self.ks), tracker)
-        rankings = {"val": self.rank(chosen.model, held, left)}
+        judge = FullRanking(held, left, ks=self.ks)
+        chosen = self.fit(left, judge, tracker)
+        rankings = {"val": self.rank(chosen.model, judge)}
         curve, best = chosen.curve, chosen.epochs
         del chosen  # an item-item matrix may not fit twice
         again = f" for {best:,} epochs" if best else ""
         self.console.note(f"now from all {len(data.train):,} training pairs{again}")
         learnt = self.fit(data.train, None, tracker, best)
         if data.test is not None:
-            rankings["test"] = self.rank(learnt.model, data.test, data.train)
+            judge = FullRanking(data.test, data.train, ks=self.ks)
+            rankings["test"] = self.rank(learnt.model, judge)
         learnt.rankings, learnt.curve = rankings, curve
         return learnt
 
@@ -270,9 +273,8 @@ class RankingRun(TrackedRun):
         )
 
     @torch.no_grad()
-    def rank(self, model: CFModel, test: Pairs, train: Pairs) -> Ranking:
-        """The full ranking of every test user."""
-        judge = FullRanking(test, train, ks=self.ks)
+    def rank(self, model: CFModel, judge: FullRanking) -> Ranking:
+        """The full ranking of every user that is judged."""
         model.eval()
         if isinstance(model, EmbeddingModel):
             return judge.of_vectors(*model())
@@ -280,7 +282,7 @@ class RankingRun(TrackedRun):
 
     # -- what is left behind -----------------------------------------------------------------
 
-    def log_pairs(self, data: Interactions, tracker: Tracker) -> None:
+    def log_pairs(self, data: Interactions, digest: str, tracker: Tracker) -> None:
         """Record which pairs these are, so that runs are compared on the same ones."""
         source = self.cfg.data.get("source") or self.cfg.data.get("path") or data.name
         parts = {"training": data.train, "test": data.test}
@@ -288,7 +290,7 @@ class RankingRun(TrackedRun):
             if pairs is not None:
                 tracker.log_dataset(
                     data.name,
-                    digest=data.digest(),
+                    digest=digest,
                     context=context,
                     num_rows=len(pairs),
                     source=str(source),

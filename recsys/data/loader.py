@@ -123,23 +123,7 @@ class Loader:
         Raises:
             CheckpointError: The state belongs to other rows, another seed or another batch size.
         """
-        here = self._identity()
-        differs = [
-            f"{key} was {state.get(key)!r} and is {value!r}"
-            for key, value in here.items()
-            if state.get(key) != value
-        ]
-        if differs:
-            raise CheckpointError(
-                f"the position in the data cannot be continued: {'; '.join(differs)}. Use the "
-                "data and the settings of the checkpoint, or start again with trainer.resume=null."
-            )
-        epoch, step = state.get("epoch"), state.get("step")
-        if not isinstance(epoch, int) or not isinstance(step, int) or not 0 <= step <= len(self):
-            raise CheckpointError(
-                f"the position in the data is epoch {epoch!r}, step {step!r}; an epoch here has "
-                f"{len(self)} steps. The checkpoint is damaged; take an earlier one."
-            )
+        epoch, step = position_of(state, self._identity(), len(self), "data")
         self.epoch = epoch
         self._next_step = self._first_step = step
 
@@ -258,6 +242,39 @@ def _permutation(size: int, seed: tuple[int, ...]) -> np.ndarray:
     keys |= np.arange(size, dtype=np.uint64)
     keys.sort()
     return (keys & np.uint64((1 << bits) - 1)).astype(np.int64)
+
+
+def position_of(
+    state: dict[str, Any], identity: dict[str, Any], num_steps: int, what: str
+) -> tuple[int, int]:
+    """Epoch and step of a saved position, where it belongs to this sequence of batches.
+
+    Args:
+        state: What was saved: the identity of then, `epoch` and `step`.
+        identity: What the sequence of batches depends on, now.
+        num_steps: Steps of an epoch.
+        what: What there is a position in, for messages.
+
+    Raises:
+        CheckpointError: it is another sequence, or no position in it.
+    """
+    differs = [
+        f"{key} was {state.get(key)!r} and is {value!r}"
+        for key, value in identity.items()
+        if state.get(key) != value
+    ]
+    if differs:
+        raise CheckpointError(
+            f"the position in the {what} cannot be continued: {'; '.join(differs)}. Use the "
+            "data and the settings of the checkpoint, or start again with trainer.resume=null."
+        )
+    epoch, step = state.get("epoch"), state.get("step")
+    if not isinstance(epoch, int) or not isinstance(step, int) or not 0 <= step <= num_steps:
+        raise CheckpointError(
+            f"the position in the {what} is epoch {epoch!r}, step {step!r}; an epoch here has "
+            f"{num_steps} steps. The checkpoint is damaged; take an earlier one."
+        )
+    return epoch, step
 
 
 def _read_ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.data.loader import Order
+from recsys.data.loader import Order, position_of
 from recsys.data.pairs import Pairs
 from recsys.data.triples import Triples
-from recsys.errors import CheckpointError, ConfigError, SchemaError, did_you_mean
+from recsys.errors import ConfigError, SchemaError, did_you_mean
 from recsys.native import load_kernel
 
 BLOCK_DRAWS = 1 << 18
@@ -148,22 +148,7 @@ class TripleSampler:
         Raises:
             CheckpointError: the state belongs to other pairs, another seed or another sampling.
         """
-        differs = [
-            f"{key} was {state.get(key)!r} and is {value!r}"
-            for key, value in self._identity().items()
-            if state.get(key) != value
-        ]
-        if differs:
-            raise CheckpointError(
-                f"the position in the draws cannot be continued: {'; '.join(differs)}. Use the "
-                "data and the settings of the checkpoint, or start again with trainer.resume=null."
-            )
-        epoch, step = state.get("epoch"), state.get("step")
-        if not isinstance(epoch, int) or not isinstance(step, int) or not 0 <= step <= len(self):
-            raise CheckpointError(
-                f"the position in the draws is epoch {epoch!r}, step {step!r}; an epoch here has "
-                f"{len(self)} steps. The checkpoint is damaged; take an earlier one."
-            )
+        epoch, step = position_of(state, self._identity(), len(self), "draws")
         self.epoch = epoch
         self._next_step = self._first_step = step
 
