@@ -14,6 +14,7 @@ Letters   R rows of the log, E events (rows that histories may hold).
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -290,20 +291,20 @@ class _Log:
         return Windows(np.empty(0, np.int64), found.starts, found.lengths)
 
 
-class _Values:
+class _Values(ABC):
     """Values of one column, first by row and then by event."""
 
+    @abstractmethod
     def add(self, array: pa.Array) -> None:
         """The values of the next rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self, rows: np.ndarray) -> None:
         """Keep these rows only, in this order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, positions: np.ndarray) -> pa.Array:
         """Values at these positions of what is kept."""
-        raise NotImplementedError
 
 
 class _Plain(_Values):

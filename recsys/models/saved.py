@@ -202,21 +202,13 @@ class SavedModel:
             CheckpointError: the folder is missing, incomplete, damaged or of another version.
         """
         folder = Path(folder)
-        try:
-            card = json.loads((folder / "model.json").read_text())
-            if {key: card.get(key) for key in FORMAT} != FORMAT:
-                raise CheckpointError(
-                    f"{folder} holds a model of version {card.get('version')}; this program reads "
-                    f"version {FORMAT['version']}. Export it again with the version that wrote it."
-                )
-        except (OSError, ValueError) as error:
-            raise _no_model(folder, error) from error
+        card = read_card(folder, FORMAT)
         spec = ModelSpec(**card["model"])
         boosted = spec.boosted
         try:
             weights = {} if boosted else load_file(folder / WEIGHTS)
         except (OSError, ValueError, SafetensorError) as error:
-            raise _no_model(folder, error) from error
+            raise no_model(folder, error) from error
         pipeline = FeaturePipeline.load(folder / "pipeline")
         if boosted:
             trees = spec.make_boosted().load(folder, pipeline.schema)
@@ -243,7 +235,31 @@ class SavedModel:
         return cls(recommender, pipeline, spec, card["facts"])
 
 
-def _no_model(folder: Path, error: Exception) -> CheckpointError:
+def read_card(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a saved model, `model.json`.
+
+    Args:
+        folder: Of the model.
+        expected: The format and version that the caller reads.
+
+    Raises:
+        CheckpointError: there is none, or it is of another format or version.
+    """
+    try:
+        card: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    except (OSError, ValueError) as error:
+        raise no_model(folder, error) from error
+    if any(card.get(key) != value for key, value in expected.items()):
+        raise CheckpointError(
+            f"{folder} holds a {card.get('format')} of version {card.get('version')}; this program "
+            f"reads here a {expected['format']} of version {expected['version']}. Export it again "
+            "with the version that wrote it."
+        )
+    return card
+
+
+def no_model(folder: Path, error: Exception) -> CheckpointError:
+    """What to raise where a folder does not hold what a saved model has."""
     return CheckpointError(
         f"{folder} is not a saved model: {error}. Name a run that finished, or its output folder."
     )

@@ -33,7 +33,7 @@ from recsys.errors import CheckpointError, ConfigError, SchemaError
 from recsys.metrics.top_items import block_users, bytes_per_score, top_of_scores, top_of_vectors
 from recsys.models.collaborative import CFModel, EmbeddingModel
 from recsys.models.registry import call, import_target
-from recsys.models.saved import WEIGHTS, ModelSpec
+from recsys.models.saved import WEIGHTS, ModelSpec, no_model, read_card
 
 FORMAT = {"format": "recsys-cf-model", "version": 1}
 BLOCK_BYTES = 64 * 2**20
@@ -190,19 +190,11 @@ class SavedCF:
             CheckpointError: the folder is missing, incomplete, damaged or of another version.
         """
         folder = Path(folder)
+        card = read_card(folder, FORMAT)
         try:
-            card = json.loads((folder / "model.json").read_text())
-            if {key: card.get(key) for key in FORMAT} != FORMAT:
-                raise CheckpointError(
-                    f"{folder} holds {card.get('format')} {card.get('version')}; this reads "
-                    f"{FORMAT['format']} {FORMAT['version']}. Train the model again."
-                )
             weights = load_file(folder / WEIGHTS)
         except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{folder} is not a saved model: {error}. Name a run that finished, or its output "
-                "folder."
-            ) from error
+            raise no_model(folder, error) from error
         spec = ModelSpec(**card["model"])
         data = Interactions.load(folder / "interactions")
         model = make_cf(spec, data.train)
