@@ -109,6 +109,25 @@ def singular_vectors(
     return values.float(), vectors * (values > 0)
 
 
+def left_vectors(graph: PairGraph, values: Tensor, vectors: Tensor) -> Tensor:
+    """Left singular vectors of Rn that belong to right ones.
+
+    Args:
+        graph: The pairs.
+        values: [r] as `singular_vectors` returns them.
+        vectors: [I, r]
+
+    Returns:
+        [U, r] float32, orthonormal, or zeros where the value is 0.
+    """
+    image = sparse_times_dense(
+        graph.of_users,
+        vectors * graph.item_powers(-0.5).unsqueeze(1),
+        scale=graph.user_powers(-0.5),
+    )
+    return image * torch.where(values > 0, 1 / values, 0.0)
+
+
 def _block_lanczos(
     matrix: Callable[[Tensor], Tensor],
     like: Tensor,

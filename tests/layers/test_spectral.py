@@ -11,7 +11,7 @@ from recsys.data.pairs import Pairs
 from recsys.errors import ConfigError
 from recsys.layers import spectral
 from recsys.layers.pair_graph import PairGraph
-from recsys.layers.spectral import economized, singular_vectors
+from recsys.layers.spectral import economized, left_vectors, singular_vectors
 from tests.models.cf.planted import I, U, draw, normalized
 
 
@@ -50,6 +50,10 @@ def test_fewer_singular_vectors_than_asked_for(
     values, vectors = singular_vectors(graph(train), 10)
     np.testing.assert_allclose(values, [1] * 3 + [0] * 7, atol=1e-3)
     assert torch.isfinite(vectors).all()
+    others = left_vectors(graph(train), values, vectors)
+    np.testing.assert_allclose(others.T @ others, np.diag([1] * 3 + [0] * 7), atol=1e-4)
+    found = (others * values) @ vectors.T
+    np.testing.assert_allclose(found, normalized(train), atol=1e-5)
     np.testing.assert_allclose(vectors.T @ vectors, np.diag([1] * 3 + [0] * 7), atol=1e-4)
 
 

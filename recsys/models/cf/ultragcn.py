@@ -23,10 +23,12 @@ from recsys.data.triples import Triples
 from recsys.errors import ConfigError, did_you_mean
 from recsys.layers.all_items_loss import all_items_loss, chosen_items_loss, group_length
 from recsys.layers.item_graph import item_graph
+from recsys.layers.pair_graph import PairGraph
+from recsys.layers.spectral import left_vectors, singular_vectors
 from recsys.models.collaborative import EmbeddingModel
 
 NEGATIVES = ("sampled", "grouped", "all")
-STARTS = ("random", "popularity")
+STARTS = ("random", "popularity", "spectral")
 
 
 class UltraGCN(EmbeddingModel):
@@ -58,10 +60,13 @@ class UltraGCN(EmbeddingModel):
         num_neighbors: k of the item-item graph.
         keep_diagonal: An item is its own neighbour, as in the authors' settings.
         decay: gamma, L2 of all parameters.
-        init_std: Standard deviation of the first vectors.
-        start: `random`, or `popularity`: the first coordinate gives every item the score that is
-            best for all users alike. Training from small random vectors reaches those scores first,
-            saturated, and stays there for long.
+        init_std: Standard deviation of the first vectors' coordinates; for `spectral`, of the
+            leading one.
+        start: `random`; or `popularity`: the first coordinate gives every item the score that is
+            best for all users alike; or `spectral`: the other coordinates are leading singular
+            vectors of the normalised pairs besides. Training from small random vectors reaches
+            the scores of popularity first, saturated, and stays there for dozens of epochs, until
+            it has found these directions.
 
     Raises:
         ConfigError: a hyperparameter is out of range.
@@ -150,8 +155,11 @@ class UltraGCN(EmbeddingModel):
         }
         for name, array in made.items():  # of the training pairs, not learnt: not part of the state
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
-        if start == "popularity":
-            self._start_at_popularity(train)
+        if start == "random" or self.users.is_meta:  # settings are checked without numbers
+            return
+        if start == "spectral":
+            self._start_at_spectrum(train, init_std)
+        self._start_at_popularity(train)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         return self.users, self.items
@@ -210,6 +218,20 @@ class UltraGCN(EmbeddingModel):
         length = max(float((scores.square().sum() / self.num_users) ** 0.25), 1e-6)
         self.users[:, 0] = length
         self.items[:, 0] = (scores / length).float()
+
+    @torch.no_grad()
+    def _start_at_spectrum(self, train: Pairs, std: float) -> None:
+        """Coordinates after the first are singular vectors after the first, which is popularity's:
+        users' and items' equally long on average, times the root of their singular value."""
+        graph = PairGraph(self.num_users, self.num_items)
+        graph.fit(train)
+        rank = min(self.embed_dim, self.num_users, self.num_items)
+        values, items = singular_vectors(graph, rank)
+        users = left_vectors(graph, values, items)
+        there = int((values > 0).sum())  # coordinates of no vector stay random: zeros stay zeros
+        for table, found in ((self.users, users), (self.items, items)):
+            lengths = std * (values * len(found)).sqrt()
+            table[:, 1:there] = (found * lengths)[:, 1:there]
 
     def _drawn(self, batch: Triples) -> Tensor:
         """The negatives of each row, or of each group of rows, [G, n]."""

@@ -17,7 +17,9 @@ from recsys.data.pairs import Pairs
 from recsys.data.triple_sampler import TripleSampler
 from recsys.data.triples import Triples
 from recsys.errors import ConfigError
-from recsys.models.cf.ultragcn import UltraGCN
+from recsys.models.cf.ultragcn import STARTS, UltraGCN
+from recsys.models.saved import ModelSpec
+from recsys.models.saved_cf import check_cf
 
 YAML = Path(__file__).parents[3] / "configs" / "cf" / "ultragcn.yaml"
 NUM_USERS, NUM_ITEMS = 9, 13
@@ -210,10 +212,35 @@ def test_the_popularity_start_is_a_minimum_over_scores_of_items_alone() -> None:
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-4)
 
 
-def test_the_popularity_start_without_pairs() -> None:
+def test_the_spectral_start_is_popularity_and_singular_vectors() -> None:
+    train = draw()
+    popular = build(train, start="popularity", embed_dim=5)
+    model = build(train, start="spectral", embed_dim=5, init_std=0.3)
+    assert torch.equal(model.users[:, 0], popular.users[:, 0])
+    assert torch.equal(model.items[:, 0], popular.items[:, 0])
+    matrix = np.zeros((NUM_USERS, NUM_ITEMS))
+    matrix[train.users, train.items] = 1
+    rows, columns = (np.maximum(matrix.sum(axis, keepdims=True), 1) for axis in (1, 0))
+    left, values, right = np.linalg.svd(matrix / np.sqrt(rows * columns))
+    scale = 0.09 * np.sqrt(NUM_USERS * NUM_ITEMS) * values[1:5]
+    expected = (left[:, 1:5] * scale) @ right[1:5]
+    found = (model.users[:, 1:] @ model.items[:, 1:].T).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["popularity", "spectral"])
+def test_a_start_without_pairs_or_with_more_coordinates_than_items(start: str) -> None:
     nothing = np.zeros(0, int)
-    model = build(Pairs.of(nothing, nothing, 3, 4), start="popularity")
+    model = build(Pairs.of(nothing, nothing, 3, 4), start=start)
     assert model.scores(torch.arange(3)).isfinite().all()
+    wide = build(draw(), start=start, embed_dim=NUM_ITEMS + 4, init_std=0.1)
+    assert wide.users.std(0)[-4:].min() > 0  # random where there is no singular vector
+    assert wide.scores(torch.arange(3)).isfinite().all()
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_start_is_checked_without_data(start: str) -> None:
+    check_cf(ModelSpec("cf", "recsys.models.cf.ultragcn.UltraGCN", {"start": start}))
 
 
 def test_users_and_items_without_pairs_are_finite() -> None:
@@ -272,11 +299,12 @@ def test_two_blocks_are_learnt(negatives: str) -> None:
     assert share_found(*planted(), negatives=negatives, negative_weight=1.0) == 1.0
 
 
-def test_the_popularity_start_skips_the_plateau() -> None:
+@pytest.mark.parametrize("start", ["popularity", "spectral"])
+def test_a_start_skips_the_plateau(start: str) -> None:
     """With heavy negatives all scores fall first, and no block is seen for many steps."""
     options: dict[str, Any] = {"negatives": "all", "negative_weight": 20.0}
     assert share_found(*planted(), **options) < 0.2
-    assert share_found(*planted(), **options, start="popularity") == 1.0
+    assert share_found(*planted(), **options, start=start) == 1.0
 
 
 @pytest.mark.parametrize(
