@@ -70,6 +70,8 @@ class RankingOptions:
     min_delta: float = 1e-6
     lr_decay: float = 1.0
     """Factor on the learning rate at each such evaluation."""
+    decay_epochs: int | None = None
+    """The learning rate falls in a line, to nothing after so many epochs; None: it does not."""
     clip_norm: float | None = None
     checkpoint_every: int | None = None
     """Steps between checkpoints besides those at each evaluation."""
@@ -85,10 +87,15 @@ class RankingOptions:
         ):  # fmt: skip
             if getattr(self, key) < 1:
                 raise ConfigError(f"trainer.{key}={getattr(self, key)}; it must be at least 1.")
-        for key in ("max_steps", "checkpoint_every", "threads"):
+        for key in ("max_steps", "decay_epochs", "checkpoint_every", "threads"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"trainer.{key}={value}; it must be at least 1, or null.")
+        if self.decay_epochs is not None and self.decay_epochs < self.epochs:
+            raise ConfigError(
+                f"trainer.decay_epochs={self.decay_epochs} leaves a learning rate of 0 to the last "
+                f"of trainer.epochs={self.epochs}; give at least as many."
+            )
         for key, allowed in (("lr_scaling", LR_SCALING), ("eval_unit", UNITS)):
             if getattr(self, key) not in allowed:
                 raise ConfigError(
@@ -165,7 +172,7 @@ class RankingTrainer:
         self._saved_step = -1
         self._best: dict[str, Tensor] | None = None
         self._lrs = [group["lr"] * options.lr_factor for group in optimizer.param_groups]
-        self._set_scale(1.0)
+        self._set_lr()
 
     # -- one step ----------------------------------------------------------------------------
 
@@ -186,7 +193,11 @@ class RankingTrainer:
             self.optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}, norm
 
-    def _set_scale(self, scale: float) -> None:
+    def _set_lr(self) -> None:
+        """The learning rate of the next step."""
+        scale = self.plateau.scale
+        if self.options.decay_epochs is not None:
+            scale *= 1 - self.global_step / (self.options.decay_epochs * len(self.sampler))
         for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
             group["lr"] = lr * scale
 
@@ -216,6 +227,7 @@ class RankingTrainer:
     def _run_epoch(self, total: int) -> None:
         clock = Clock(self.curve)
         for batch in clock.batches(self.sampler):
+            self._set_lr()
             losses, norm = self.train_step(batch.to(self.device))
             self.global_step += 1
             loss = self._watch(losses, norm)
@@ -281,7 +293,7 @@ class RankingTrainer:
         self.model.train()
         lr = self.lr
         improved = self.plateau.update(metrics)
-        self._set_scale(self.plateau.scale)
+        self._set_lr()
         facts = {"step": self.global_step, "epoch": self.epoch, "improved": improved, "lr": lr}
         self.curve.evaluations.append(facts | metrics)
         if improved and self.checkpoints is None:
@@ -334,7 +346,7 @@ class RankingTrainer:
         self.sampler.load_state(state["sampler"])
         self.global_step, self.epoch = state["step"], state["epoch"]
         self.plateau.load_state(state["plateau"])
-        self._set_scale(self.plateau.scale)
+        self._set_lr()
         self.average.load_state(state["ema"])
         self.curve = TrainingCurve(**state["curve"])
         self.curve.steps = [(int(step), float(loss)) for step, loss in self.curve.steps]

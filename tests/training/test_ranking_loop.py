@@ -110,9 +110,9 @@ def test_same_seed_same_bits_and_another_seed_others() -> None:
 @pytest.mark.parametrize("step", [4, 10, 17])
 def test_a_continued_run_equals_an_uninterrupted_one(tmp_path: Path, step: int) -> None:
     """Mid-epoch, at the end of an epoch, and after an evaluation; noise draws included."""
-    whole = make_trainer(tmp_path / "whole", checkpoint_every=1)
+    whole = make_trainer(tmp_path / "whole", checkpoint_every=1, decay_epochs=4)
     whole.fit()
-    again = make_trainer(tmp_path / "again", seed=9)
+    again = make_trainer(tmp_path / "again", seed=9, decay_epochs=4)
     again.load(Checkpoints(tmp_path / "whole").load(step))
     again.fit()
     assert_same(again, whole)
@@ -220,6 +220,15 @@ def test_the_learning_rate_of_a_group(rule: str, factor: float) -> None:
     assert len(trainer.sampler) == STEPS // 3
 
 
+def test_the_learning_rate_falls_in_a_line() -> None:
+    recorder = Recorder()
+    trainer = make_trainer(observer=recorder, decay_epochs=3, values=[0.2, 0.1, 0.1], lr_decay=0.5)
+    trainer.fit()
+    line = 0.01 * (1 - torch.arange(STEPS).double() / STEPS)
+    line[STEPS * 2 // 3 :] *= 0.5  # the second evaluation was no better
+    torch.testing.assert_close(torch.tensor([r.lr for r in recorder.steps]).double(), line)
+
+
 def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     before = [p.detach().clone() for p in trainer.parameters]
@@ -258,6 +267,7 @@ def test_a_checkpoint_of_something_else_is_an_error(tmp_path: Path) -> None:
         ({"epochs": 0}, "trainer.epochs=0"),
         ({"max_steps": 0}, "trainer.max_steps=0; it must be at least 1, or null"),
         ({"steps_per_propagation": 0}, "steps_per_propagation=0"),
+        ({"epochs": 9, "decay_epochs": 8}, "decay_epochs=8 leaves .* the last of trainer.epochs=9"),
         ({"lr_scaling": "root"}, r'lr_scaling="root" does not exist.*sqrt'),
         ({"eval_unit": "step"}, "Did you mean steps"),
         ({"monitor": "recal@20"}, "recal@20"),
