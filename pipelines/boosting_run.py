@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines import training_report as report
-from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver
+from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver, chosen_spec
 from recsys import config
 from recsys.data.prepare import Prepared
 from recsys.errors import ConfigError
@@ -43,14 +43,14 @@ class BoostingRun(TrackedRun):
     Args:
         cfg: Composed configuration.
         family: Chosen model family.
-        stem: Chosen model.
 
     Raises:
         ConfigError: a value is out of range or makes no sense for trees; nothing has been read yet.
     """
 
-    def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
-        super().__init__(cfg, family, stem)
+    def __init__(self, cfg: DictConfig, family: str) -> None:
+        super().__init__(cfg, chosen_spec(cfg, family), int(cfg.seed))
+        self.importance_rows = config.at_least("importance_rows", cfg.importance_rows, 0)
         self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
         self.model: LightGBM = self.spec.make_boosted()
         refuse_what_trees_cannot(self.trainer_options, cfg)

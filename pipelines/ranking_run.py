@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 import recsys
 from pipelines import training_report as report
 from pipelines.run_folder import Continued, RunFolder
-from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver
+from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver, chosen_spec
 from pipelines.training_run import choose_device, seed_everything
 from recsys import config
 from recsys.data.interactions import Interactions
@@ -67,14 +67,13 @@ class RankingRun(TrackedRun):
     Args:
         cfg: Composed configuration.
         family: Chosen model family.
-        stem: Chosen model.
 
     Raises:
         ConfigError: a value is out of range or makes no sense here; nothing has been read yet.
     """
 
-    def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
-        super().__init__(cfg, family, stem)
+    def __init__(self, cfg: DictConfig, family: str) -> None:
+        super().__init__(cfg, chosen_spec(cfg, family), int(cfg.seed))
         self.options = config.build_options(RankingOptions, cfg.trainer, "trainer")
         self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
         refuse_what_has_no_table(self.optimizer_options, cfg)

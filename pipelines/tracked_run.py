@@ -34,16 +34,19 @@ EXAMPLE_ROWS = 5
 EXAMPLES_AMONG = 10_000
 
 
+def chosen_spec(cfg: DictConfig, family: str) -> ModelSpec:
+    """The model that a configuration's node of a family describes."""
+    arguments = {k: v for k, v in config.plain(cfg[family]).items() if k != "_target_"}
+    return ModelSpec(family, cfg[family]["_target_"], arguments)
+
+
 class TrackedRun:
     """The parts of a run that do not depend on how its model learns.
 
     Args:
         cfg: Composed configuration.
-        family: Chosen model family.
-        stem: Chosen model.
-
-    Raises:
-        ConfigError: a node has an unknown key or a value out of range; nothing has been read yet.
+        spec: The model.
+        seed: Of everything drawn.
     """
 
     ranks: Ranks
@@ -51,13 +54,11 @@ class TrackedRun:
     folder: Path
     """Output folder; known once the data is."""
 
-    def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
+    def __init__(self, cfg: DictConfig, spec: ModelSpec, seed: int) -> None:
         self.cfg = cfg
-        self.stem = stem
-        arguments = {k: v for k, v in config.plain(cfg[family]).items() if k != "_target_"}
-        self.spec = ModelSpec(family, cfg[family]["_target_"], arguments)
-        self.seed = int(cfg.seed)
-        self.importance_rows = config.at_least("importance_rows", cfg.importance_rows, 0)
+        self.spec = spec
+        self.stem = spec.stem
+        self.seed = seed
         self.started = datetime.now()
         self.device: Any = "cpu"
 

@@ -26,21 +26,21 @@ def train(cfg: DictConfig) -> dict[str, object]:
     Returns:
         What `result.json` holds.
     """
-    family, stem = config.chosen_model(cfg)
+    family, _ = config.chosen_model(cfg)
     from recsys.models.registry import import_target
 
     if family == "cf":
         from pipelines.ranking_run import RankingRun
 
-        return RankingRun(cfg, family, stem).run()
+        return RankingRun(cfg, family).run()
     # A class says itself how it learns; that of trees is imported without torch.
     if getattr(import_target(cfg[family]["_target_"]), "boosted", False):
         from pipelines.boosting_run import BoostingRun
 
-        return BoostingRun(cfg, family, stem).run()
+        return BoostingRun(cfg, family).run()
     from pipelines.training_run import TrainingRun
 
-    return TrainingRun(cfg, family, stem).run()
+    return TrainingRun(cfg, family).run()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.run_folder import RunFolder
-from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver
+from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver, chosen_spec
 from recsys import config
 from recsys.data.loader import Loader
 from recsys.data.prepare import Prepared
@@ -43,14 +43,14 @@ class TrainingRun(TrackedRun):
     Args:
         cfg: Composed configuration.
         family: Chosen model family.
-        stem: Chosen model.
 
     Raises:
         ConfigError: a node has an unknown key or a value out of range; nothing has been read yet.
     """
 
-    def __init__(self, cfg: DictConfig, family: str, stem: str) -> None:
-        super().__init__(cfg, family, stem)
+    def __init__(self, cfg: DictConfig, family: str) -> None:
+        super().__init__(cfg, chosen_spec(cfg, family), int(cfg.seed))
+        self.importance_rows = config.at_least("importance_rows", cfg.importance_rows, 0)
         self.trainer_options = config.build_options(TrainerOptions, cfg.trainer, "trainer")
         self.embedding = config.build_options(EmbeddingOptions, cfg.embedding, "embedding")
         self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")

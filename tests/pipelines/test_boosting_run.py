@@ -104,13 +104,13 @@ def test_a_saved_model_of_trees_has_no_embeddings(boosted: Path) -> None:
 def test_what_makes_no_sense_is_refused_before_data_is_read(override: str, message: str) -> None:
     cfg = config.compose("train", ["ctr=lightgbm", override])
     with pytest.raises(ConfigError, match=message):
-        BoostingRun(cfg, "ctr", "lightgbm")
+        BoostingRun(cfg, "ctr")
 
 
 def test_several_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without torchrun"):
-        BoostingRun(config.compose("train", ["ctr=lightgbm"]), "ctr", "lightgbm")
+        BoostingRun(config.compose("train", ["ctr=lightgbm"]), "ctr")
 
 
 def test_patience_is_in_rounds_whatever_the_rhythm_of_validations() -> None:
@@ -118,7 +118,7 @@ def test_patience_is_in_rounds_whatever_the_rhythm_of_validations() -> None:
         val = None
         train = np.zeros(3)
 
-    run = BoostingRun(config.compose("train", ["ctr=lightgbm", "ctr.patience=7"]), "ctr", "x")
+    run = BoostingRun(config.compose("train", ["ctr=lightgbm", "ctr.patience=7"]), "ctr")
     for every, validations in ((1, 7), (5, 2), (10, 1)):
         options = config.build_options(
             type(run.trainer_options), {"eval_every": every, "max_steps": 9}, "trainer"

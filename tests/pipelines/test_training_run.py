@@ -35,20 +35,20 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_cannot_be_gated_is_refused_before_data_is_read(override: str, message: str) -> None:
     cfg = config.compose("train", ["ctr=fm", "gate=optfs", override])
     with pytest.raises(ConfigError, match=message):
-        TrainingRun(cfg, "ctr", "fm")
+        TrainingRun(cfg, "ctr")
 
 
 def test_gates_are_refused_on_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without torchrun"):
-        TrainingRun(config.compose("train", ["ctr=fm", "gate=optfs"]), "ctr", "fm")
+        TrainingRun(config.compose("train", ["ctr=fm", "gate=optfs"]), "ctr")
 
 
 def test_a_gate_composes_with_an_experiment() -> None:
     cfg = config.compose(
         "train", ["ctr=dcnv2", "gate=optfs", "gate.gate_l1=0.5", "experiment=frappe_dcnv2"]
     )
-    run = TrainingRun(cfg, "ctr", "dcnv2")
+    run = TrainingRun(cfg, "ctr")
     assert run.gate is not None
     assert run.gate.gate_l1 == 0.5
-    assert TrainingRun(config.compose("train", ["ctr=fm"]), "ctr", "fm").gate is None
+    assert TrainingRun(config.compose("train", ["ctr=fm"]), "ctr").gate is None
