@@ -85,3 +85,18 @@ def trained(run: Run, clicks: Path, home: Path) -> Path:
     )
     (folder / "stdout.txt").write_text(done.stdout)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pair_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two groups of people, each with a half of the items to itself."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"p{user}", f"i{item}")
+        for user in range(60)
+        for item in range(40)
+        if rng.random() < (0.45 if user % 2 == item % 2 else 0.03)
+    ]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.parquet"
+    pl.DataFrame(rows, schema=["user", "item"], orient="row").write_parquet(path)
+    return path

@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -21,38 +20,21 @@ from recsys.models.saved_cf import SavedCF
 from recsys.training.ranking_loop import RankingTrainer
 from recsys.training.signals import Interrupted
 
-USERS, ITEMS = 60, 40
 
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two groups of people, each with a half of the items to itself."""
-    rng = np.random.default_rng(0)
-    rows = [
-        (f"p{user}", f"i{item}")
-        for user in range(USERS)
-        for item in range(ITEMS)
-        if rng.random() < (0.45 if user % 2 == item % 2 else 0.03)
-    ]
-    path = tmp_path_factory.mktemp("pairs") / "pairs.parquet"
-    pl.DataFrame(rows, schema=["user", "item"], orient="row").write_parquet(path)
-    return path
-
-
-def run(table: Path, folder: Path, *keys: str) -> dict[str, Any]:
+def run(pair_table: Path, folder: Path, *keys: str) -> dict[str, Any]:
     overrides = [
-        "data=interactions", f"data.path={table}", "tracking=none", "console=none",
+        "data=interactions", f"data.path={pair_table}", "tracking=none", "console=none",
         f"output_dir={folder}", "ks=[5,10]", "trainer.monitor=recall_at_10", *keys,
     ]  # fmt: skip
     return train(config.compose("train", overrides))
 
 
 def test_a_trained_model_is_chosen_by_a_part_of_training_and_made_again(
-    table: Path, tmp_path: Path
+    pair_table: Path, tmp_path: Path
 ) -> None:
     keys = ("cf=lightgcn", "trainer.epochs=12", "trainer.eval_every=2", "optimizer.lr=0.05",
             "trainer.batch_size=128", "cf.embed_dim=8")  # fmt: skip
-    result = run(table, tmp_path / "one", *keys)
+    result = run(pair_table, tmp_path / "one", *keys)
     assert result["selection"] == "validation"
     assert set(result["metrics"]) == {"val", "test"}
     assert result["epochs"] % 2 == 0
@@ -63,7 +45,7 @@ def test_a_trained_model_is_chosen_by_a_part_of_training_and_made_again(
     # Half of the items are the other group's: at random a list of 10 would find a quarter.
     assert result["metrics"]["test"]["recall_at_10"] > 0.45
     counts = result["counts"]
-    data = interactions(path=table)
+    data = interactions(path=pair_table)
     assert data.test is not None
     assert counts["test"]["num_train_pairs"] == len(data.train)
     assert counts["test"]["num_test_pairs"] == len(data.test)
@@ -75,21 +57,21 @@ def test_a_trained_model_is_chosen_by_a_part_of_training_and_made_again(
     assert vectors is not None
     again = FullRanking(data.test, data.train, ks=(5, 10)).of_vectors(*vectors)
     assert again.metrics["ndcg_at_5"] == result["metrics"]["test"]["ndcg_at_5"]
-    same = run(table, tmp_path / "two", *keys)
+    same = run(pair_table, tmp_path / "two", *keys)
     assert same["metrics"] == result["metrics"]
-    other = run(table, tmp_path / "three", *keys, "seed=1")
+    other = run(pair_table, tmp_path / "three", *keys, "seed=1")
     assert other["metrics"]["test"] != result["metrics"]["test"]
     assert other["counts"] == counts  # one validation part for all seeds
 
 
 @pytest.mark.parametrize("step", [3, 17])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    step: int, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, pair_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the training that chooses (8 steps), and in the one after it."""
     keys = ("cf=lightgcn", "trainer.epochs=4", "trainer.eval_every=1", "trainer.patience=0",
             "trainer.batch_size=128", "trainer.checkpoint_every=1", "cf.embed_dim=4")  # fmt: skip
-    whole = run(table, tmp_path / "whole", *keys)
+    whole = run(pair_table, tmp_path / "whole", *keys)
     assert whole["steps"] > 4
     train_step = RankingTrainer.train_step
     count = 0
@@ -104,24 +86,24 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(RankingTrainer, "train_step", stopping)
         with pytest.raises(Interrupted, match=r"trainer\.resume=auto"):
-            run(table, tmp_path / "parts", *keys)
+            run(pair_table, tmp_path / "parts", *keys)
     assert not (tmp_path / "parts" / "result.json").exists()
     count = 10**9
-    again = run(table, tmp_path / "parts", *keys, "trainer.resume=auto")
+    again = run(pair_table, tmp_path / "parts", *keys, "trainer.resume=auto")
     assert again["metrics"] == whole["metrics"]
     assert (again["epochs"], again["steps"]) == (whole["epochs"], whole["steps"])
 
 
 def test_selection_by_the_test_pairs_says_so(
-    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pair_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(
-        table, tmp_path, "cf=bprmf", "selection=test", "trainer.epochs=4", "trainer.eval_every=1",
-        "trainer.batch_size=128", "console=plain",
+        pair_table, tmp_path, "cf=bprmf", "selection=test", "trainer.epochs=4",
+        "trainer.eval_every=1", "trainer.batch_size=128", "console=plain",
     )  # fmt: skip
     printed = capsys.readouterr().out
     assert "epochs chosen by the test pairs" in printed
-    data = interactions(path=table)
+    data = interactions(path=pair_table)
     assert data.counts() in printed
     assert result["selection"] == "test"
     assert set(result["metrics"]) == {"test"}
@@ -130,29 +112,31 @@ def test_selection_by_the_test_pairs_says_so(
 
 
 @pytest.mark.parametrize("stem", ["popularity", "ease"])
-def test_closed_forms_are_computed(stem: str, table: Path, tmp_path: Path) -> None:
-    result = run(table, tmp_path, f"cf={stem}")
+def test_closed_forms_are_computed(stem: str, pair_table: Path, tmp_path: Path) -> None:
+    result = run(pair_table, tmp_path, f"cf={stem}")
     assert set(result["metrics"]) == {"val", "test"}
     assert result["epochs"] == 0
     saved = SavedCF.load(tmp_path / "model")
-    data = interactions(path=table)
+    data = interactions(path=pair_table)
     assert data.test is not None
     again = FullRanking(data.test, data.train, ks=(5, 10)).of_scores(saved.model.scores)
     assert again.metrics["recall_at_10"] == result["metrics"]["test"]["recall_at_10"]
     assert saved.recommend(["p3"], 5).num_rows == 5
 
 
-def test_pairs_without_a_test_part_are_learnt_all_the_same(table: Path, tmp_path: Path) -> None:
-    result = run(table, tmp_path, "cf=ease", "data.test_fraction=0")
+def test_pairs_without_a_test_part_are_learnt_all_the_same(
+    pair_table: Path, tmp_path: Path
+) -> None:
+    result = run(pair_table, tmp_path, "cf=ease", "data.test_fraction=0")
     assert set(result["metrics"]) == {"val"}
 
 
 @pytest.mark.parametrize("stem", ["popularity", "bprmf"])
 def test_new_pairs_are_ranked_by_the_saved_model(
-    stem: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stem: str, pair_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = ("trainer.epochs=2", "trainer.eval_every=1") if stem == "bprmf" else ()
-    run(table, tmp_path / "run", f"cf={stem}", *keys)
+    run(pair_table, tmp_path / "run", f"cf={stem}", *keys)
     new = pl.DataFrame({"who": ["p1", "p2", "nobody"], "what": ["i3", "i4", "i5"]})
     new.write_csv(tmp_path / "new.csv")
     overrides = [
@@ -165,7 +149,7 @@ def test_new_pairs_are_ranked_by_the_saved_model(
     assert 0 <= result["metrics"]["data"]["recall_at_7"] <= 1
     lists = pl.read_parquet(tmp_path / "out" / "recommendations.parquet")
     assert lists["user"].to_list() == ["p1"] * 7 + ["p2"] * 7
-    data = interactions(path=table)
+    data = interactions(path=pair_table)
     codes = {name: code for code, name in enumerate(data.user_ids.to_pylist())}
     items = {name: code for code, name in enumerate(data.item_ids.to_pylist())}
     for user, item in lists.select("user", "item").rows():
@@ -195,9 +179,11 @@ def test_new_pairs_are_ranked_by_the_saved_model(
         (["ks=[41]", "trainer.monitor=recall_at_41"], "k=41 items of a catalogue of 40"),
     ],
 )
-def test_bad_input_is_named(table: Path, tmp_path: Path, keys: list[str], message: str) -> None:
+def test_bad_input_is_named(
+    pair_table: Path, tmp_path: Path, keys: list[str], message: str
+) -> None:
     with pytest.raises((ConfigError, SchemaError), match=message):
-        run(table, tmp_path, "cf=popularity", *keys)
+        run(pair_table, tmp_path, "cf=popularity", *keys)
 
 
 def test_data_without_pairs_is_refused() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.tracked_run import TrackedRun, loggable, telling_rows
+from pipelines.tracked_run import chosen_spec, loggable, telling_rows
 from recsys import config
 
 
@@ -19,10 +19,10 @@ def test_only_what_a_person_can_set_is_logged() -> None:
 
 
 def test_the_specification_of_the_model_is_what_the_configuration_says() -> None:
-    run = TrackedRun(config.compose("train", ["ctr=dcnv2", "seed=7"]), "ctr", "dcnv2")
-    assert run.spec.class_name == "DCNv2"
-    assert "_target_" not in run.spec.arguments
-    assert (run.seed, run.importance_rows) == (7, 20_000)
+    spec = chosen_spec(config.compose("train", ["ctr=dcnv2", "ctr.dropout=0.3"]), "ctr")
+    assert (spec.family, spec.stem, spec.class_name) == ("ctr", "dcnv2", "DCNv2")
+    assert "_target_" not in spec.arguments
+    assert spec.arguments["dropout"] == 0.3
 
 
 def test_result_file_artifacts_and_test_metrics_are_those_of_the_result(

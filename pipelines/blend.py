@@ -1,0 +1,380 @@
+"""Blend finished runs of models of users and items into one.
+
+    python -m pipelines.blend 'runs=[<run id>,<run id>]'
+    python -m pipelines.blend 'runs=[outputs/gowalla/bspm/<time>,outputs/gowalla/ultragcn/<time>]'
+    python -m pipelines.blend 'runs=[<run id>,<run id>]' 'weights=[2,1]'
+
+Scores are standardised over the items of each user, weighted and added. The weights are those that
+are best on the validation part which all the runs held out: members are taken as they were before
+their refit, closed forms by computing them again. The blend then consists of the refitted models
+and is tested once. It is saved as any other model is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from pipelines.ranking_run import SPLIT_SEED, STAGES
+from pipelines.run_folder import RunFolder
+from pipelines.tracked_run import OUTPUTS, TrackedRun
+from pipelines.training_report import write_ranking
+from recsys import config
+from recsys.data.interactions import Interactions
+from recsys.data.pairs import Pairs
+from recsys.errors import ConfigError
+from recsys.metrics.ranking import FullRanking, hit_metrics
+from recsys.metrics.top_items import block_users, bytes_per_score, top_of_scores
+from recsys.models.blend import Blend, Vectors, standardized
+from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel
+from recsys.models.saved import ModelSpec
+from recsys.models.saved_cf import SavedCF, is_cf, make_cf
+from recsys.tracking.console import Console
+from recsys.tracking.find import find_model
+from recsys.tracking.tracker import Tracker
+from recsys.training.checkpoint import Checkpoints
+from recsys.training.plateau import Plateau
+from recsys.training.ranks import Ranks
+
+BLOCK_BYTES = 256 * 2**20
+"""Scores of a block of users, all members together."""
+
+SMALLEST_STEP = 0.03
+"""The search of weights ends where changing one by this share no longer helps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A finished run."""
+
+    name: str
+    folder: Path
+    cfg: DictConfig
+    saved: SavedCF
+
+    @classmethod
+    def open(cls, run: str, uri: str | None) -> Member:
+        """Find a run and load its model.
+
+        Raises:
+            ConfigError: it is no run of a cf model, or its folder is not on this disk.
+        """
+        found = find_model(run, uri)
+        if not is_cf(found):
+            raise ConfigError(f"run={run} is not of a model of users and items.")
+        if not (found.parent / "config.yaml").is_file():
+            raise ConfigError(
+                f"run={run}: its output folder is not on this disk (there is no "
+                f"{found.parent / 'config.yaml'}). Blend where the runs were made."
+            )
+        cfg = OmegaConf.load(found.parent / "config.yaml")
+        assert isinstance(cfg, DictConfig)
+        saved = SavedCF.load(found)
+        if isinstance(saved.model, Blend):
+            raise ConfigError(f"run={run} is a blend. Name its members instead: {cfg.runs}.")
+        return cls(saved.spec.stem, found.parent, cfg, saved)
+
+    def before_refit(self, left: Pairs) -> CFModel:
+        """The model as its validation part saw it."""
+        model = make_cf(self.saved.spec, left)
+        if isinstance(model, ClosedForm):
+            model.fit(left)
+        else:
+            checkpoints = Checkpoints(self.folder / STAGES[0])
+            model.load_state_dict(checkpoints.load(checkpoints.best_step()).tensors["weights"])
+        return frozen(model)
+
+    def after_refit(self) -> tuple[CFModel, dict[str, Any]]:
+        """The model that the run kept, and how to build it."""
+        model, spec = frozen(self.saved.model), self.saved.spec
+        if isinstance(model, Vectors):
+            return model, {
+                "target": f"{Vectors.__module__}.Vectors",
+                "arguments": {"embed_dim": model.users.shape[1]},
+            }
+        return model, {"target": spec.target, "arguments": dict(spec.arguments)}
+
+
+class BlendRun(TrackedRun):
+    """Everything that one `python -m pipelines.blend` does.
+
+    Args:
+        cfg: Composed configuration.
+
+    Raises:
+        ConfigError: a value makes no sense, or the runs do not belong together.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg, ModelSpec("cf", f"{Blend.__module__}.Blend", {}), 0)
+        self.ranks = Ranks()
+        runs = [str(run) for run in config.plain(cfg.runs)]
+        if len(runs) < 2:
+            raise ConfigError(
+                f"runs={runs}; a blend needs two or more. Example: "
+                "python -m pipelines.blend 'runs=[<run id>,<run id>]'"
+            )
+        self.ks = tuple(sorted({config.at_least("ks", k, 1) for k in config.plain(cfg.ks)}))
+        self.monitor = str(cfg.monitor)
+        Plateau(self.monitor, 0, 0.0, 1.0)  # raises for a metric that does not exist
+        self.monitored_k = int(self.monitor.rpartition("_at_")[2])
+        self.candidates = config.at_least("candidates", cfg.candidates, self.monitored_k)
+        self.members = [Member.open(run, cfg.tracking.get("uri")) for run in runs]
+        self.weights = None if cfg.weights is None else list(map(float, config.plain(cfg.weights)))
+        if self.weights is not None and len(self.weights) != len(runs):
+            raise ConfigError(
+                f"weights={self.weights} for {len(runs)} runs; give one for each, or null."
+            )
+        check_alike(self.members)
+
+    def run(self) -> dict[str, Any]:
+        """Weigh, test, save, report."""
+        with Console(self.cfg.console) as self.console:
+            first = self.members[0]
+            data = config.build_interactions(first.cfg.data)
+            names = " + ".join(member.name for member in self.members)
+            self.console.banner(f"blend of {names} on {data.name}")
+            self.console.note(data.counts())
+            digest = data.digest()
+            if digest != first.saved.facts["data_digest"]:
+                raise ConfigError(
+                    f"{data.name} has changed since these runs: its digest is {digest}, theirs "
+                    f"{first.saved.facts['data_digest']}. Train them again."
+                )
+            place = RunFolder(OUTPUTS / data.name / self.stem, "", (), self.console.note)
+            self.folder, _ = place.choose(self.cfg.output_dir, None, self.started)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.cfg, self.folder / "config.yaml")
+            with self.open_tracker(data) as tracker:
+                return self.weigh_and_test(data, digest, tracker)
+
+    def weigh_and_test(self, data: Interactions, digest: str, tracker: Tracker) -> dict[str, Any]:
+        """Choose weights on the validation part, test the refitted models, write it all down."""
+        begin = time.perf_counter()
+        self.console.note(f"output {self.folder}   {tracker.url}")
+        left, held = data.train.split(float(self.members[0].cfg.val_fraction), SPLIT_SEED)
+        ready = [member.before_refit(left) for member in self.members]
+        judge = FullRanking(held, left, ks=sorted({*self.ks, self.monitored_k}))
+        weights = self.weights or self.choose(ready, left, held)
+        weights = [weight / sum(weights) for weight in weights]
+        specs = [member.after_refit()[1] for member in self.members]
+        blend = blend_of(ready, specs, weights)
+        rankings = {"val": judge.of_scores(blend.scores)}
+        del ready, blend  # members may be large
+        blend = blend_of([member.after_refit()[0] for member in self.members], specs, weights)
+        if data.test is not None:
+            judge = FullRanking(data.test, data.train, ks=self.ks)
+            rankings["test"] = judge.of_scores(blend.scores)
+        self.spec = dataclasses.replace(
+            self.spec,
+            arguments={
+                "members": [s for s, weight in zip(specs, weights, strict=True) if weight > 0],
+                "weights": list(blend.weights),
+            },
+        )
+        self.console.table(
+            "weights" if self.weights is None else "weights, as given",
+            ("member", "weight", "run"),
+            [
+                (member.name, f"{weight:.3f}", str(member.folder))
+                for member, weight in zip(self.members, weights, strict=True)
+            ],
+        )
+        result: dict[str, Any] = {
+            "run_id": tracker.run_id,
+            "model": self.stem,
+            "data": data.name,
+            "seed": self.seed,
+            "config": config.plain(self.cfg),
+            "data_digest": digest,
+            "selection": "validation",
+            "members": [str(member.folder) for member in self.members],
+            "weights": weights,
+            "num_parameters": 0,
+            "model_bytes": sum(t.nbytes for t in blend.state_dict().values()),
+            "metrics": {name: found.metrics for name, found in rankings.items()},
+            "counts": {name: found.counts for name, found in rankings.items()},
+            "epochs": 0,
+            "steps": 0,
+            "fit_seconds": time.perf_counter() - begin,
+            "train_rows_per_second": 0.0,
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "notes": list(data.notes),
+        }
+        tracker.log_params(
+            {
+                f"weight/{number}_{member.name}": weight
+                for number, (member, weight) in enumerate(zip(self.members, weights, strict=True))
+            }
+        )
+        plots = self.folder / "plots"
+        plots.mkdir(exist_ok=True)
+        ranking = list(rankings.values())[-1]
+        write_ranking(plots, self.spec.class_name, data.name, ranking, self.ks[-1])
+        SavedCF(blend, data, self.spec, self.facts(result)).save(self.folder / "model")
+        tracker.log_artifact(self.folder / "model", "model")
+        more = {f"val/{name}": value for name, value in rankings["val"].metrics.items()}
+        self.publish(result, plots, tracker, 0, more)
+        return result
+
+    @torch.no_grad()
+    def choose(self, members: list[CFModel], left: Pairs, held: Pairs) -> list[float]:
+        """Weights that make the monitored metric best on the validation part."""
+        users = np.flatnonzero(held.user_degrees)
+        judged = Candidates.of(
+            members, torch.from_numpy(users), left, held, self.candidates, self.console.preparing
+        )
+        metric = self.monitor
+        return best_weights(
+            lambda weights: judged.metric(metric, self.monitored_k, weights), len(members)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Every member's best items of some users, with the scores that all members give them.
+
+    The list of a blend is looked for among them. Letters: n users, M members, c candidates.
+    """
+
+    scores: Tensor
+    """[M, n, c] standardised; minus infinity beyond a user's last candidate."""
+    hits: Tensor
+    """[n, c] whether the candidate is to be found."""
+    num_test: np.ndarray
+    """[n] how many items are."""
+
+    @classmethod
+    def of(
+        cls,
+        members: list[CFModel],
+        users: Tensor,
+        left: Pairs,
+        held: Pairs,
+        best: int,
+        progress: Callable[[int, int, str], None],
+    ) -> Candidates:
+        """Collect the `best` items of each member for each of the users [n]."""
+        best = min(best, left.num_items)
+        width = best * len(members)
+        scores = torch.full((len(members), len(users), width), -torch.inf)
+        hits = torch.zeros(len(users), width, dtype=torch.bool)
+        row_bytes = bytes_per_score(torch.device("cpu")) + 4 * len(members)
+        block = block_users(BLOCK_BYTES, left.num_items, row_bytes)
+        done = 0
+        for part in users.split(block):
+            rows = slice(done, done + len(part))
+            given = [standardized(member.scores(part)) for member in members]
+            tops = [top_of_scores(one, part, best, left).items for one in given]
+            items, _ = torch.cat(tops, dim=1).long().sort(dim=1)
+            # An item counts once; -1 stands where a user has fewer.
+            there = (items >= 0) & (items != items.roll(1, dims=1))
+            there[:, 0] = items[:, 0] >= 0
+            for number, one in enumerate(given):
+                found = one.gather(1, items.clamp_min(0))
+                scores[number, rows] = torch.where(there, found, -torch.inf)
+            wanted = held.contains(
+                part.repeat_interleave(width).numpy(), items.clamp_min(0).flatten().numpy()
+            )
+            hits[rows] = torch.from_numpy(wanted).view(len(part), width) & there
+            done += len(part)
+            progress(done, len(users), "weigh")
+        return cls(scores, hits, held.user_degrees[users.numpy()].astype(np.int64))
+
+    def metric(self, name: str, k: int, weights: np.ndarray) -> float:
+        """A metric of the blend's lists, as the mean over users."""
+        found = torch.zeros(len(self.hits), k, dtype=torch.bool)
+        factors = torch.from_numpy(weights.astype(np.float32))
+        for rows in torch.arange(len(found)).split(4096):
+            # Minus infinity times a weight of 0 is no number.
+            used = [i for i, weight in enumerate(weights) if weight > 0]
+            total = torch.einsum("m,mnc->nc", factors[used], self.scores[used][:, rows])
+            best = total.topk(k, dim=1).indices
+            found[rows] = self.hits[rows].gather(1, best)
+        return float(hit_metrics(found.numpy(), self.num_test, (k,))[name].mean())
+
+
+def best_weights(metric: Callable[[np.ndarray], float], count: int) -> list[float]:
+    """Weights of sum 1 that a search along one weight at a time finds, from equal ones.
+
+    Example:
+        >>> best = best_weights(lambda w: -abs(w[0] - 0.8), 2)
+        >>> round(best[0], 1)
+        0.8
+    """
+    weights = np.full(count, 1 / count)
+    value, step = metric(weights), 1.0
+    while step > SMALLEST_STEP:
+        moved = False
+        for number in range(count):
+            for factor in (1 + step, 1 / (1 + step), 0.0):
+                tried = weights.copy()
+                tried[number] *= factor
+                if not tried.any() or not weights[number]:
+                    continue
+                tried /= tried.sum()
+                found = metric(tried)
+                if found > value:
+                    weights, value, moved = tried, found, True
+        if not moved:
+            step /= 2
+    return [float(weight) for weight in weights]
+
+
+def blend_of(members: list[CFModel], specs: list[dict[str, Any]], weights: list[float]) -> Blend:
+    """Of the members that have a weight."""
+    used = [number for number, weight in enumerate(weights) if weight > 0]
+    return Blend.of(
+        [members[i] for i in used], [specs[i] for i in used], [weights[i] for i in used]
+    )
+
+
+def frozen(model: CFModel) -> CFModel:
+    """A model of vectors as these alone: no graph to walk at every call."""
+    if isinstance(model, EmbeddingModel):
+        with torch.no_grad():
+            return Vectors.of(*model.eval()())
+    return model.eval()
+
+
+def check_alike(members: list[Member]) -> None:
+    """Raise ConfigError for runs on other pairs, or that held out another validation part."""
+    for member in members:
+        run, facts = member.folder, member.saved.facts
+        if member.cfg.get("selection") != "validation":
+            raise ConfigError(
+                f"{run} has selection={member.cfg.get('selection')}: nothing was held out to weigh "
+                "it by. Train it with selection=validation."
+            )
+        if facts["data_digest"] != members[0].saved.facts["data_digest"]:
+            raise ConfigError(
+                f"{run} is of other pairs than {members[0].folder} (digests "
+                f"{facts['data_digest']} and {members[0].saved.facts['data_digest']})."
+            )
+        if member.cfg.val_fraction != members[0].cfg.val_fraction:
+            raise ConfigError(
+                f"{run} held out {member.cfg.val_fraction} of the pairs, {members[0].folder} "
+                f"{members[0].cfg.val_fraction}. Train with one val_fraction."
+            )
+
+
+def blend(cfg: DictConfig) -> dict[str, Any]:
+    """Blend the configured runs.
+
+    Returns:
+        What `result.json` holds.
+    """
+    return BlendRun(cfg).run()
+
+
+if __name__ == "__main__":
+    config.main(blend, "blend")
