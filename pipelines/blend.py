@@ -35,7 +35,7 @@ from recsys.errors import ConfigError
 from recsys.metrics.ranking import FullRanking, hit_metrics
 from recsys.metrics.top_items import block_users, bytes_per_score, top_of_scores
 from recsys.models.blend import Blend, Vectors, standardized
-from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel
+from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel, Progress
 from recsys.models.saved import ModelSpec
 from recsys.models.saved_cf import SavedCF, is_cf, make_cf
 from recsys.tracking.console import Console
@@ -231,7 +231,12 @@ class BlendRun(TrackedRun):
         """Weights that make the monitored metric best on the validation part."""
         users = np.flatnonzero(held.user_degrees)
         judged = Candidates.of(
-            members, torch.from_numpy(users), left, held, self.candidates, self.console.preparing
+            members,
+            torch.from_numpy(users),
+            left,
+            held,
+            self.candidates,
+            lambda done, total: self.console.preparing(done, total, "weigh", "users"),
         )
         metric = self.monitor
         return best_weights(
@@ -261,7 +266,7 @@ class Candidates:
         left: Pairs,
         held: Pairs,
         best: int,
-        progress: Callable[[int, int, str], None],
+        progress: Progress,
     ) -> Candidates:
         """Collect the `best` items of each member for each of the users [n]."""
         best = min(best, left.num_items)
@@ -287,7 +292,7 @@ class Candidates:
             )
             hits[rows] = torch.from_numpy(wanted).view(len(part), width) & there
             done += len(part)
-            progress(done, len(users), "weigh")
+            progress(done, len(users))
         return cls(scores, hits, held.user_degrees[users.numpy()].astype(np.int64))
 
     def metric(self, name: str, k: int, weights: np.ndarray) -> float:

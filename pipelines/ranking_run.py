@@ -234,9 +234,8 @@ class RankingRun(TrackedRun):
         seed_everything(self.seed)
         model = make_cf(self.spec, train)
         if isinstance(model, ClosedForm):
-            model.fit(
-                train, lambda done, total: self.console.preparing(done, total, self.spec.class_name)
-            )
+            name = self.spec.class_name
+            model.fit(train, lambda done, total: self.console.preparing(done, total, name, "parts"))
             return Learnt(model)
         assert isinstance(model, EmbeddingModel)
         model.to(self.device)

@@ -181,8 +181,8 @@ class Console:
 
     # -- preparation -------------------------------------------------------------------------
 
-    def preparing(self, done: int, total: int, stage: str) -> None:
-        """Progress of preparing data: call it after every chunk of rows."""
+    def preparing(self, done: int, total: int, stage: str, unit: str = "rows") -> None:
+        """Progress of work of known length: call it after every chunk of rows, or of `unit`."""
         if self.kind == "none":
             return
         now = self._clock()
@@ -194,17 +194,17 @@ class Console:
         left = self._remaining.seconds(done, total, now)
         finished = done >= total
         if self._rich is not None:
-            self._show_live(stage, done, total, f"{done:,}/{total:,} rows  eta {duration(left)}")
+            self._show_live(stage, done, total, f"{done:,}/{total:,} {unit}  eta {duration(left)}")
             if finished:
                 self.close()
                 self._stage = None
         elif finished:
             if self._stage_told:
-                self._print(f"{stage}  {total:,} rows in {duration(elapsed)}")
+                self._print(f"{stage}  {total:,} {unit} in {duration(elapsed)}")
             self._stage = None
         elif elapsed >= PATIENCE_SECONDS and now - self._last_line >= INTERVAL_SECONDS:
             share = f"{done / total:.0%}"
-            self._print(f"{stage}  {done:,}/{total:,} rows ({share})  eta {duration(left)}")
+            self._print(f"{stage}  {done:,}/{total:,} {unit} ({share})  eta {duration(left)}")
             self._last_line, self._stage_told = now, True
 
     # -- training: the observer of the loop --------------------------------------------------

@@ -80,6 +80,16 @@ class TestPlain:
         plain.step(step(1))
         assert [line.split()[0] for line in output(plain)] == ["read", "step"]
 
+    def test_what_is_counted_need_not_be_rows(self, plain, clock):
+        plain.preparing(0, 3, "EASE", "parts")
+        clock.now += 20
+        plain.preparing(1, 3, "EASE", "parts")
+        clock.now += 20
+        plain.preparing(3, 3, "EASE", "parts")
+        lines = output(plain)
+        assert lines[0].startswith("EASE  1/3 parts (33%)")
+        assert lines[-1].startswith("EASE  3 parts in")
+
     def test_validations_are_always_shown(self, plain):
         plain.evaluation(evaluation(10, 0.70, improved=True))
         plain.evaluation(evaluation(20, 0.72, improved=True))
