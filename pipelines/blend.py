@@ -161,7 +161,7 @@ class BlendRun(TrackedRun):
         """Choose weights on the validation part, test the refitted models, write it all down."""
         begin = time.perf_counter()
         self.console.note(f"output {self.folder}   {tracker.url}")
-        left, held = data.train.split(float(self.members[0].cfg.val_fraction), SPLIT_SEED)
+        left, held = data.held_out(float(self.members[0].cfg.val_fraction), SPLIT_SEED)
         ready = [member.before_refit(left) for member in self.members]
         judge = FullRanking(held, left, ks=sorted({*self.ks, self.monitored_k}))
         weights = self.weights or self.choose(ready, left, held)

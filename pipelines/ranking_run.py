@@ -201,9 +201,10 @@ class RankingRun(TrackedRun):
                 else "selection=test: no validation part; the settings are as given"
             )
             return learnt
-        left, held = data.train.split(self.val_fraction, SPLIT_SEED)
+        left, held = data.held_out(self.val_fraction, SPLIT_SEED)
         users = int((held.user_degrees > 0).sum())
-        self.console.note(f"validation: {len(held):,} training pairs of {users:,} users")
+        which = "random" if data.order is None else "latest"
+        self.console.note(f"validation: {len(held):,} {which} training pairs of {users:,} users")
         # What is only continued in its second stage is judged and chosen again from the first's
         # checkpoints, which takes seconds.
         judge = FullRanking(held, left, ks=self.ks)

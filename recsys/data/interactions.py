@@ -39,6 +39,8 @@ class Interactions:
         test: Pairs to be found, none of them in `train`; None where nothing is to be tested.
         titles: [I] what to print for an item, string; None where there is nothing but the id.
         notes: Sentences printed with every run.
+        order: [E] place of each training pair in time, larger is later; None where it is not known,
+            or the test pairs are not later ones.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Interactions:
     test: Pairs | None = None
     titles: pa.Array | None = None
     notes: tuple[str, ...] = ()
+    order: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.train):
@@ -69,7 +72,8 @@ class Interactions:
 
         Args:
             name: Short name of the data set.
-            train: Columns `user` and `item`, integers or strings, in any order.
+            train: Columns `user` and `item`, integers or strings, in any order; `time`, anything
+                that can be sorted, where it is known. A pair has its first time.
             test: The same columns.
             titles: Columns `item` and `title`.
             notes: Sentences printed with every run.
@@ -88,8 +92,8 @@ class Interactions:
             )
         kept = {}
         for part, frame in parts.items():
-            frame = frame.select("user", "item")
-            kept[part] = frame.drop_nulls()
+            frame = frame.select("user", "item", *(["time"] if "time" in frame.columns else []))
+            kept[part] = frame.drop_nulls(["user", "item"])
             if missing := frame.height - kept[part].height:
                 told.append(f"{missing:,} {part} rows without a user or an item are left out")
         if "test" in kept:
@@ -140,6 +144,7 @@ class Interactions:
             found,
             named,
             tuple(told),
+            _first_times(kept["train"], user_ids, item_ids),
         )
 
     @property
@@ -210,7 +215,16 @@ class Interactions:
     def with_test(self, share: float, seed: int) -> Interactions:
         """A random share of every user's training pairs as the test pairs."""
         left, out = self.train.split(share, seed)
-        return replace(self, train=left, test=out)
+        return replace(self, train=left, test=out, order=None)  # what is found is not the latest
+
+    def held_out(self, share: float, seed: int) -> tuple[Pairs, Pairs]:
+        """A validation part of the training pairs that is like the test pairs: the latest of every
+        user where `order` is given, else random ones.
+
+        Returns:
+            What is left, and what was held out.
+        """
+        return self.train.split(share, seed, self.order)
 
     def counts(self) -> str:
         """What every number of this data is printed with.
@@ -268,6 +282,21 @@ class Interactions:
             items["title"].combine_chunks() if "title" in items.column_names else None,
             tuple(card["notes"]),
         )
+
+
+def _first_times(
+    frame: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series
+) -> np.ndarray | None:
+    """Rank of the first time of each pair, [E] in the order of the pairs, 0 where a row has none;
+    None without a column of times."""
+    if "time" not in frame.columns:
+        return None
+    times = frame["time"].rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    keys = _codes(frame["user"], user_ids) * len(item_ids) + _codes(frame["item"], item_ids)
+    by_key = np.lexsort((times, keys))
+    _, first = np.unique(keys[by_key], return_index=True)
+    earliest: np.ndarray = times[by_key][first]
+    return earliest
 
 
 def _kinds(name: str, part: str, frame: pl.DataFrame) -> tuple[str, str]:

@@ -110,9 +110,16 @@ class Pairs:
         """The pairs that a mask [E] selects."""
         return Pairs(_offsets(self.users[mask], self.num_users), self.items[mask], self.num_items)
 
-    def split(self, share: float, seed: int) -> tuple[Pairs, Pairs]:
-        """A random part of every user's items taken out: floor(share * n + uniform) of n, so that
-        the share holds on average for users of few items too, and at least one is left.
+    def split(
+        self, share: float, seed: int, order: np.ndarray | None = None
+    ) -> tuple[Pairs, Pairs]:
+        """A part of every user's items taken out: floor(share * n + uniform) of n, so that the
+        share holds on average for users of few items too, and at least one is left.
+
+        Args:
+            share: Of each user's items, on average.
+            seed: Of the choice, and of that among equal places.
+            order: [E] numbers; those of each user where they are largest are taken out. None: any.
 
         Returns:
             What is left, and what was taken out.
@@ -126,10 +133,13 @@ class Pairs:
         degrees = self.user_degrees
         wanted = np.floor(share * degrees + rng.random(self.num_users)).astype(np.int64)
         wanted = np.minimum(wanted, np.maximum(degrees - 1, 0))
-        # Rank of each pair in a random order of its user's pairs.
-        order = np.lexsort((rng.random(len(self)), self.users))
+        # Rank of each pair among its user's pairs.
+        by = [rng.random(len(self)), self.users]
+        if order is not None:
+            by.insert(1, -order)
+        sorted_ = np.lexsort(by)
         rank = np.empty(len(self), np.int64)
-        rank[order] = np.arange(len(self)) - np.repeat(self.offsets[:-1], degrees)
+        rank[sorted_] = np.arange(len(self)) - np.repeat(self.offsets[:-1], degrees)
         taken = rank < np.repeat(wanted, degrees)
         return self.taken(~taken), self.taken(taken)
 

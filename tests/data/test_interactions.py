@@ -42,6 +42,25 @@ def test_order_and_repeats_do_not_matter() -> None:
     assert Interactions.of("x", frame(*rows[:3])).digest() != data.digest()
 
 
+def test_the_validation_part_is_the_latest_where_times_are_known() -> None:
+    rows = frame((1, 5), (1, 7), (1, 6), (2, 7), (2, 5), (1, 5), (2, 6))
+    times = ["d", "b", "c", "b", "a", "a", None]  # 5 of user 1 came again; 6 of user 2 no one knows
+    data = Interactions.of("x", rows.with_columns(time=pl.Series(times)))
+    assert data.order is not None
+    assert data.order.tolist() == [1, 3, 2, 1, 0, 2]  # (1, 5) (1, 6) (1, 7) (2, 5) (2, 6) (2, 7)
+    for seed in range(3):
+        left, held = data.held_out(0.5, seed)
+        out = {(u, i) for u, i in zip(held.users.tolist(), held.items.tolist(), strict=True)}
+        # One or two of three: 6 comes first of user 1, 7 of user 2.
+        assert {(0, 1), (1, 2)} <= out
+        assert out <= {(0, 1), (0, 2), (1, 2), (1, 0)}
+        assert len(left) + len(held) == 6
+    assert data.with_test(0.5, 0).order is None  # random pairs are tested, and so held out
+    anyhow = Interactions.of("x", rows)
+    assert anyhow.order is None
+    assert anyhow.digest() == data.digest()
+
+
 def test_what_cannot_be_served_is_counted() -> None:
     train = frame((1, 10), (1, 11), (2, 10), (None, 10))
     test = frame((1, 10), (1, 12), (2, 11), (3, 10), (3, 11), (2, None))

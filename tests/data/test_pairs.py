@@ -57,6 +57,22 @@ def test_a_split_is_a_partition_that_leaves_every_user_a_pair(
     assert as_set(Pairs.union([left, out])) == as_set(pairs)
 
 
+def test_an_order_says_which_are_taken_out() -> None:
+    rng = np.random.default_rng(0)
+    has = rng.random((20, 30)) < 0.4
+    pairs = Pairs.of(*has.nonzero(), 20, 30)
+    order = rng.permutation(len(pairs))
+    left, out = pairs.split(0.3, 1, order)
+    assert len(out) > 50
+    place = dict(zip(pairs.keys().tolist(), order.tolist(), strict=True))
+    for user in range(20):
+        kept = [place[user * 30 + i] for i in left.of_user(user).tolist()]
+        gone = [place[user * 30 + i] for i in out.of_user(user).tolist()]
+        assert max(kept) < min(gone, default=len(pairs))
+    sizes = pairs.split(0.3, 1)[1].user_degrees
+    assert (out.user_degrees == sizes).all()  # how many does not depend on which
+
+
 def test_the_share_holds_on_average_for_users_of_few_items_too() -> None:
     rng = np.random.default_rng(0)
     users = np.repeat(np.arange(20_000), 3)

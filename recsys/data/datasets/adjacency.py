@@ -28,6 +28,8 @@ class Published:
     train: int
     test: int
     downloads: tuple[Download, ...]
+    in_time: bool = False
+    """Whether the items of a line are in the order in which the user had them."""
 
 
 def read_adjacency(published: Published, source: str | Path | None) -> Interactions:
@@ -51,6 +53,8 @@ def read_adjacency(published: Published, source: str | Path | None) -> Interacti
                 part: frame.with_columns(pl.Series(column, names[frame[column].to_numpy()]))
                 for part, frame in frames.items()
             }
+    if published.in_time:
+        frames["train"] = frames["train"].with_row_index("time")
     found = Interactions.of(name, frames["train"], frames["test"])
     check_count(name, "users", found.num_users, published.users)
     check_count(name, "items", found.num_items, published.items)

@@ -41,8 +41,9 @@ def interactions(
         test_path: Rows to test on; without it they are cut out of `path`.
         rating: Column of numbers that `min_rating` reads.
         min_rating: Lowest rating that counts as an interaction.
-        timestamp: Column of times or numbers: of each user, the latest pairs are tested. Of a pair
-            that is there several times the first time counts.
+        timestamp: Column of times or numbers: of each user, the latest pairs are tested, and the
+            latest before them are the validation part. Of a pair that is there several times the
+            first time counts.
         test_fraction: Share of each user's pairs that is tested; 0 tests nothing. A user keeps at
             least one training pair.
         split_seed: Of the random choice, and of that among equal times.

@@ -35,6 +35,13 @@ def test_lines_become_pairs(folder: Path) -> None:
     }
 
 
+def test_lines_may_be_in_order_of_time(folder: Path) -> None:
+    assert read_adjacency(SMALL, folder).order is None
+    order = read_adjacency(dataclasses.replace(SMALL, in_time=True), folder).order
+    assert order is not None
+    assert order.argsort().tolist() == [1, 0, 2, 3, 4]  # user 0 had item 2 before item 1
+
+
 def test_original_ids_come_back(folder: Path) -> None:
     (folder / "user_list.txt").write_text("org_id remap_id\nu two 2\nzero 0\none 1\n")
     (folder / "item_list.txt").write_text("org_id remap_id\n500 0\n7 1\n6 2\n100 3\n")

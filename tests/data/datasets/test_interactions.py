@@ -59,6 +59,12 @@ def test_with_times_the_latest_are_tested(table: Path) -> None:
     for user in {user for user, _ in test}:
         latest = max(times[pair] for pair in train if pair[0] == user)
         assert latest < min(times[pair] for pair in test if pair[0] == user)
+    left, held = data.held_out(0.3, 0)
+    assert data.order is not None
+    is_left = left.contains(data.train.users, data.train.items)
+    for user in np.flatnonzero(held.user_degrees):
+        own = data.train.users == user
+        assert data.order[own & is_left].max() < data.order[own & ~is_left].min()
 
 
 def test_ratings_and_cores(table: Path) -> None:
