@@ -128,6 +128,7 @@ class BlendRun(TrackedRun):
         Plateau(self.monitor, 0, 0.0, 1.0)  # raises for a metric that does not exist
         self.monitored_k = int(self.monitor.rpartition("_at_")[2])
         self.candidates = config.at_least("candidates", cfg.candidates, self.monitored_k)
+        self.users = config.at_least("users", cfg.users, 1)
         self.members = [Member.open(run, cfg.tracking.get("uri")) for run in runs]
         self.weights = None if cfg.weights is None else list(map(float, config.plain(cfg.weights)))
         if self.weights is not None and len(self.weights) != len(runs):
@@ -230,6 +231,8 @@ class BlendRun(TrackedRun):
     def choose(self, members: list[CFModel], left: Pairs, held: Pairs) -> list[float]:
         """Weights that make the monitored metric best on the validation part."""
         users = np.flatnonzero(held.user_degrees)
+        if len(users) > self.users:  # as many as the weights of a few models need
+            users = np.sort(np.random.default_rng(0).choice(users, self.users, replace=False))
         judged = Candidates.of(
             members,
             torch.from_numpy(users),

@@ -78,6 +78,17 @@ def test_weights_are_chosen_and_the_blend_is_a_model(
     assert scored["model"] == "blend"
 
 
+def test_some_users_can_choose_the_weights(runs: dict[str, Path], tmp_path: Path) -> None:
+    members = list(runs.values())
+    some = run_blend(tmp_path / "some", members, "users=20")
+    again = run_blend(tmp_path / "again", members, "users=20")
+    assert some["weights"] == again["weights"]
+    every = run_blend(tmp_path / "every", members)
+    assert every["weights"] == run_blend(tmp_path / "most", members, "users=60")["weights"]
+    counts = [one["counts"]["val"]["num_test_users"] for one in (some, every)]
+    assert counts[0] == counts[1] > 20  # what is reported is of all of them
+
+
 def test_a_member_alone_is_itself(runs: dict[str, Path], tmp_path: Path) -> None:
     """Before its refit on the validation part, after it on the test pairs."""
     for name, weights in (("turbocf", "[1,0]"), ("lightgcn", "[0,1]")):
