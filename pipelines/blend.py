@@ -32,7 +32,7 @@ from recsys import config
 from recsys.data.interactions import Interactions
 from recsys.data.pairs import Pairs
 from recsys.errors import ConfigError
-from recsys.metrics.ranking import FullRanking, hit_metrics
+from recsys.metrics.ranking import FullRanking, Ranking, hit_metrics
 from recsys.metrics.top_items import block_users, bytes_per_score, top_of_scores
 from recsys.models.blend import Blend, Vectors, standardized
 from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel, Progress
@@ -182,6 +182,18 @@ class BlendRun(TrackedRun):
                 "weights": list(blend.weights),
             },
         )
+        saved = SavedCF(blend, data, self.spec, {"data": data.name, "data_digest": digest})
+        return self.write_down(saved, rankings, weights, time.perf_counter() - begin, tracker)
+
+    def write_down(
+        self,
+        saved: SavedCF,
+        rankings: dict[str, Ranking],
+        weights: list[float],
+        seconds: float,
+        tracker: Tracker,
+    ) -> dict[str, Any]:
+        """Model, numbers and figures: in the output folder, in MLflow and on screen."""
         self.console.table(
             "weights" if self.weights is None else "weights, as given",
             ("member", "weight", "run"),
@@ -193,23 +205,23 @@ class BlendRun(TrackedRun):
         result: dict[str, Any] = {
             "run_id": tracker.run_id,
             "model": self.stem,
-            "data": data.name,
+            "data": saved.data.name,
             "seed": self.seed,
             "config": config.plain(self.cfg),
-            "data_digest": digest,
+            "data_digest": saved.facts["data_digest"],
             "selection": "validation",
             "members": [str(member.folder) for member in self.members],
             "weights": weights,
             "num_parameters": 0,
-            "model_bytes": sum(t.nbytes for t in blend.state_dict().values()),
+            "model_bytes": sum(t.nbytes for t in saved.model.state_dict().values()),
             "metrics": {name: found.metrics for name, found in rankings.items()},
             "counts": {name: found.counts for name, found in rankings.items()},
             "epochs": 0,
             "steps": 0,
-            "fit_seconds": time.perf_counter() - begin,
+            "fit_seconds": seconds,
             "train_rows_per_second": 0.0,
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "notes": list(data.notes),
+            "notes": list(saved.data.notes),
         }
         tracker.log_params(
             {
@@ -220,8 +232,9 @@ class BlendRun(TrackedRun):
         plots = self.folder / "plots"
         plots.mkdir(exist_ok=True)
         ranking = list(rankings.values())[-1]
-        write_ranking(plots, self.spec.class_name, data.name, ranking, self.ks[-1])
-        SavedCF(blend, data, self.spec, self.facts(result)).save(self.folder / "model")
+        write_ranking(plots, self.spec.class_name, saved.data.name, ranking, self.ks[-1])
+        saved.facts = self.facts(result)
+        saved.save(self.folder / "model")
         tracker.log_artifact(self.folder / "model", "model")
         more = {f"val/{name}": value for name, value in rankings["val"].metrics.items()}
         self.publish(result, plots, tracker, 0, more)
