@@ -15,16 +15,15 @@ from __future__ import annotations
 import dataclasses
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
-from pipelines.ranking_run import SPLIT_SEED, STAGES
+from pipelines.ranking_run import SPLIT_SEED, STAGES, list_lengths
 from pipelines.run_folder import RunFolder
 from pipelines.tracked_run import OUTPUTS, TrackedRun
 from pipelines.training_report import write_ranking
@@ -32,10 +31,10 @@ from recsys import config
 from recsys.data.interactions import Interactions
 from recsys.data.pairs import Pairs
 from recsys.errors import ConfigError
-from recsys.metrics.ranking import FullRanking, Ranking, hit_metrics
-from recsys.metrics.top_items import block_users, bytes_per_score, top_of_scores
-from recsys.models.blend import Blend, Vectors, standardized
-from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel, Progress
+from recsys.metrics.ranking import FullRanking, Ranking
+from recsys.models.blend import Blend, Vectors, check_weights
+from recsys.models.blend_weights import Candidates, best_weights
+from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel
 from recsys.models.saved import ModelSpec
 from recsys.models.saved_cf import SavedCF, is_cf, make_cf
 from recsys.tracking.console import Console
@@ -44,12 +43,6 @@ from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoints
 from recsys.training.plateau import Plateau
 from recsys.training.ranks import Ranks
-
-BLOCK_BYTES = 256 * 2**20
-"""Scores of a block of users, all members together."""
-
-SMALLEST_STEP = 0.03
-"""The search of weights ends where changing one by this share no longer helps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +116,7 @@ class BlendRun(TrackedRun):
                 f"runs={runs}; a blend needs two or more. Example: "
                 "python -m pipelines.blend 'runs=[<run id>,<run id>]'"
             )
-        self.ks = tuple(sorted({config.at_least("ks", k, 1) for k in config.plain(cfg.ks)}))
+        self.ks = list_lengths(cfg)
         self.monitor = str(cfg.monitor)
         Plateau(self.monitor, 0, 0.0, 1.0)  # raises for a metric that does not exist
         self.monitored_k = int(self.monitor.rpartition("_at_")[2])
@@ -135,6 +128,8 @@ class BlendRun(TrackedRun):
             raise ConfigError(
                 f"weights={self.weights} for {len(runs)} runs; give one for each, or null."
             )
+        if self.weights is not None:
+            check_weights(self.weights)
         check_alike(self.members)
 
     def run(self) -> dict[str, Any]:
@@ -167,11 +162,10 @@ class BlendRun(TrackedRun):
         judge = FullRanking(held, left, ks=sorted({*self.ks, self.monitored_k}))
         weights = self.weights or self.choose(ready, left, held)
         weights = [weight / sum(weights) for weight in weights]
-        specs = [member.after_refit()[1] for member in self.members]
-        blend = blend_of(ready, specs, weights)
-        rankings = {"val": judge.of_scores(blend.scores)}
-        del ready, blend  # members may be large
-        blend = blend_of([member.after_refit()[0] for member in self.members], specs, weights)
+        kept, specs = zip(*(member.after_refit() for member in self.members), strict=True)
+        rankings = {"val": judge.of_scores(blend_of(ready, specs, weights).scores)}
+        del ready  # members may be large
+        blend = blend_of(kept, specs, weights)
         if data.test is not None:
             judge = FullRanking(data.test, data.train, ks=self.ks)
             rankings["test"] = judge.of_scores(blend.scores)
@@ -260,98 +254,9 @@ class BlendRun(TrackedRun):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidates:
-    """Every member's best items of some users, with the scores that all members give them.
-
-    The list of a blend is looked for among them. Letters: n users, M members, c candidates.
-    """
-
-    scores: Tensor
-    """[M, n, c] standardised; minus infinity beyond a user's last candidate."""
-    hits: Tensor
-    """[n, c] whether the candidate is to be found."""
-    num_test: np.ndarray
-    """[n] how many items are."""
-
-    @classmethod
-    def of(
-        cls,
-        members: list[CFModel],
-        users: Tensor,
-        left: Pairs,
-        held: Pairs,
-        best: int,
-        progress: Progress,
-    ) -> Candidates:
-        """Collect the `best` items of each member for each of the users [n]."""
-        best = min(best, left.num_items)
-        width = best * len(members)
-        scores = torch.full((len(members), len(users), width), -torch.inf)
-        hits = torch.zeros(len(users), width, dtype=torch.bool)
-        row_bytes = bytes_per_score(torch.device("cpu")) + 4 * len(members)
-        block = block_users(BLOCK_BYTES, left.num_items, row_bytes)
-        done = 0
-        for part in users.split(block):
-            rows = slice(done, done + len(part))
-            given = [standardized(member.scores(part)) for member in members]
-            tops = [top_of_scores(one, part, best, left).items for one in given]
-            items, _ = torch.cat(tops, dim=1).long().sort(dim=1)
-            # An item counts once; -1 stands where a user has fewer.
-            there = (items >= 0) & (items != items.roll(1, dims=1))
-            there[:, 0] = items[:, 0] >= 0
-            for number, one in enumerate(given):
-                found = one.gather(1, items.clamp_min(0))
-                scores[number, rows] = torch.where(there, found, -torch.inf)
-            wanted = held.contains(
-                part.repeat_interleave(width).numpy(), items.clamp_min(0).flatten().numpy()
-            )
-            hits[rows] = torch.from_numpy(wanted).view(len(part), width) & there
-            done += len(part)
-            progress(done, len(users))
-        return cls(scores, hits, held.user_degrees[users.numpy()].astype(np.int64))
-
-    def metric(self, name: str, k: int, weights: np.ndarray) -> float:
-        """A metric of the blend's lists, as the mean over users."""
-        found = torch.zeros(len(self.hits), k, dtype=torch.bool)
-        factors = torch.from_numpy(weights.astype(np.float32))
-        for rows in torch.arange(len(found)).split(4096):
-            # Minus infinity times a weight of 0 is no number.
-            used = [i for i, weight in enumerate(weights) if weight > 0]
-            total = torch.einsum("m,mnc->nc", factors[used], self.scores[used][:, rows])
-            best = total.topk(k, dim=1).indices
-            found[rows] = self.hits[rows].gather(1, best)
-        return float(hit_metrics(found.numpy(), self.num_test, (k,))[name].mean())
-
-
-def best_weights(metric: Callable[[np.ndarray], float], count: int) -> list[float]:
-    """Weights of sum 1 that a search along one weight at a time finds, from equal ones.
-
-    Example:
-        >>> best = best_weights(lambda w: -abs(w[0] - 0.8), 2)
-        >>> round(best[0], 1)
-        0.8
-    """
-    weights = np.full(count, 1 / count)
-    value, step = metric(weights), 1.0
-    while step > SMALLEST_STEP:
-        moved = False
-        for number in range(count):
-            for factor in (1 + step, 1 / (1 + step), 0.0):
-                tried = weights.copy()
-                tried[number] *= factor
-                if not tried.any() or not weights[number]:
-                    continue
-                tried /= tried.sum()
-                found = metric(tried)
-                if found > value:
-                    weights, value, moved = tried, found, True
-        if not moved:
-            step /= 2
-    return [float(weight) for weight in weights]
-
-
-def blend_of(members: list[CFModel], specs: list[dict[str, Any]], weights: list[float]) -> Blend:
+def blend_of(
+    members: Sequence[CFModel], specs: Sequence[dict[str, Any]], weights: Sequence[float]
+) -> Blend:
     """Of the members that have a weight."""
     used = [number for number, weight in enumerate(weights) if weight > 0]
     return Blend.of(

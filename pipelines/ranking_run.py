@@ -85,9 +85,7 @@ class RankingRun(TrackedRun):
         self.val_fraction = float(cfg.val_fraction)
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction={cfg.val_fraction}; it must lie between 0 and 1.")
-        self.ks = tuple(sorted({config.at_least("ks", k, 1) for k in config.plain(cfg.ks)}))
-        if not self.ks:
-            raise ConfigError("ks=[]; give at least one length of lists, such as ks=[20].")
+        self.ks = list_lengths(cfg)
         check_cf(self.spec)
         self.options.plateau()  # raises for a metric that does not exist
         metric, _, k = self.options.monitor.rpartition("_at_")
@@ -306,6 +304,18 @@ class RankingRun(TrackedRun):
         if learnt.rankings:
             report.write_ranking(*about, list(learnt.rankings.values())[-1], self.ks[-1])
         return folder
+
+
+def list_lengths(cfg: DictConfig) -> tuple[int, ...]:
+    """The lengths of lists that `ks` asks for, ascending.
+
+    Raises:
+        ConfigError: there is none, or one is below 1.
+    """
+    ks = tuple(sorted({config.at_least("ks", k, 1) for k in config.plain(cfg.ks)}))
+    if not ks:
+        raise ConfigError("ks=[]; give at least one length of lists, such as ks=[20].")
+    return ks
 
 
 def refuse_what_has_no_table(options: OptimizerOptions, cfg: DictConfig) -> None:

@@ -134,12 +134,11 @@ class Pairs:
         wanted = np.floor(share * degrees + rng.random(self.num_users)).astype(np.int64)
         wanted = np.minimum(wanted, np.maximum(degrees - 1, 0))
         # Rank of each pair among its user's pairs.
-        by = [rng.random(len(self)), self.users]
-        if order is not None:
-            by.insert(1, -order)
-        sorted_ = np.lexsort(by)
+        any_order = rng.random(len(self))
+        keys = (any_order,) if order is None else (any_order, -order)
+        ranked = np.lexsort((*keys, self.users))
         rank = np.empty(len(self), np.int64)
-        rank[sorted_] = np.arange(len(self)) - np.repeat(self.offsets[:-1], degrees)
+        rank[ranked] = np.arange(len(self)) - np.repeat(self.offsets[:-1], degrees)
         taken = rank < np.repeat(wanted, degrees)
         return self.taken(~taken), self.taken(taken)
 

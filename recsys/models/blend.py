@@ -93,10 +93,7 @@ class Blend(CFModel):
                 f"{len(members)} members and {len(weights)} weights; a blend needs as many of one "
                 "as of the other, and at least one."
             )
-        if not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
-            raise ConfigError(
-                f"weights={list(weights)}; they must be numbers of at least 0, not all of them 0."
-            )
+        check_weights(weights)
         self.weights = tuple(float(weight) for weight in weights)
         sizes = {"num_users": num_users, "num_items": num_items}
         self.members = nn.ModuleList(
@@ -142,6 +139,14 @@ class Blend(CFModel):
             total = part if total is None else total.add_(part)
         assert total is not None  # a weight is above 0
         return total
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """Raise ConfigError for weights that make no blend."""
+    if not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
+        raise ConfigError(
+            f"weights={list(weights)}; they must be numbers of at least 0, not all of them 0."
+        )
 
 
 def standardized(scores: Tensor) -> Tensor:

@@ -1,22 +1,18 @@
 """Blends of finished runs: weights from the validation part, the refitted models tested."""
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from pipelines.blend import Candidates, best_weights, blend
+from pipelines.blend import blend
 from pipelines.evaluate import evaluate
 from recsys import config
 from recsys.data.datasets.interactions import interactions
-from recsys.data.pairs import Pairs
 from recsys.errors import ConfigError
 from recsys.metrics.ranking import FullRanking
-from recsys.models.blend import Blend, Vectors, standardized
+from recsys.models.blend import Blend
 from recsys.models.saved_cf import SavedCF
 from tests.pipelines.test_ranking_run import run
 
@@ -119,6 +115,11 @@ def test_runs_that_do_not_belong_together(
     first = runs["turbocf"]
     with pytest.raises(ConfigError, match="needs two or more"):
         run_blend(tmp_path / "a", [first])
+    for weights in ("[0,0]", "[2,-1]"):
+        with pytest.raises(ConfigError, match="must be numbers of at least 0"):
+            run_blend(tmp_path / "a", [first, first], f"weights={weights}")
+    with pytest.raises(ConfigError, match="at least one length of lists"):
+        run_blend(tmp_path / "a", [first, first], "ks=[]")
     with pytest.raises(ConfigError, match="give one for each"):
         run_blend(tmp_path / "a", [first, first], "weights=[1]")
     run(pair_table, tmp_path / "tested", "cf=turbocf", "selection=test")
@@ -134,43 +135,3 @@ def test_runs_that_do_not_belong_together(
         run_blend(tmp_path / "a", [first, tmp_path / "missing"])
     with pytest.raises(ConfigError, match=r"accuracy_at_3"):
         run_blend(tmp_path / "a", [first, first], "monitor=accuracy_at_3")
-
-
-def test_candidates_give_the_metric_of_the_whole_ranking() -> None:
-    """With as many candidates as items nothing is lost; with few, the best of each are there."""
-    rng = np.random.default_rng(0)
-    has = rng.random((30, 25)) < 0.3
-    held_out = has & (rng.random(has.shape) < 0.3)
-    left, held = (Pairs.of(*m.nonzero(), 30, 25) for m in (has & ~held_out, held_out))
-    torch.manual_seed(0)
-    models = [Vectors.of(torch.randn(30, 3), torch.randn(25, 3)) for _ in range(3)]
-    users = torch.from_numpy(np.flatnonzero(held.user_degrees))
-    weights = np.array([0.5, 0.0, 1.5])
-    made = {
-        best: Candidates.of(list(models), users, left, held, best, lambda *_: None)
-        for best in (25, 40, 4)
-    }
-
-    def scores(users: torch.Tensor) -> torch.Tensor:
-        parts = [standardized(model.scores(users)) for model in models]
-        return 0.5 * parts[0] + 1.5 * parts[2]
-
-    expected = FullRanking(held, left, ks=(4,)).of_scores(scores).metrics
-    for name in ("recall_at_4", "ndcg_at_4", "mrr_at_4"):
-        assert made[25].metric(name, 4, weights) == pytest.approx(expected[name], abs=1e-6)
-        assert made[40].metric(name, 4, weights) == pytest.approx(expected[name], abs=1e-6)
-    single = np.array([0.0, 1.0, 0.0])
-    own = FullRanking(held, left, ks=(4,)).of_scores(models[1].scores).metrics
-    assert made[4].metric("recall_at_4", 4, single) == pytest.approx(own["recall_at_4"], abs=1e-6)
-
-
-def test_weights_climb_to_the_best_and_leave_out_what_harms() -> None:
-    def metric(weights: np.ndarray) -> float:
-        return -float(((weights - np.array([0.7, 0.3, 0.0])) ** 2).sum())
-
-    found = best_weights(metric, 3)
-    np.testing.assert_allclose(found, [0.7, 0.3, 0.0], atol=0.02)
-    assert found[2] == 0
-    for order in itertools.permutations(range(3)):
-        again = best_weights(lambda w, order=order: metric(w[list(order)]), 3)
-        np.testing.assert_allclose(np.array(again)[list(order)], [0.7, 0.3, 0.0], atol=0.02)

@@ -29,7 +29,12 @@ class Published:
     test: int
     downloads: tuple[Download, ...]
     in_time: bool = False
-    """Whether the items of a line are in the order in which the user had them."""
+    """Whether the items of a line are in order of time, and the test pairs are each user's last.
+
+    The papers call their splits random, but files may tell otherwise: items that stand close to
+    each other in a line are more alike than distant ones, and test items are most like those at
+    the line's end. The validation part is then made of each line's last items.
+    """
 
 
 def read_adjacency(published: Published, source: str | Path | None) -> Interactions:

@@ -4,10 +4,8 @@ The split of NGCF and LightGCN (Wang et al., SIGIR 2019; He et al., SIGIR 2020),
 repository gusye1234/LightGCN-PyTorch. There is no validation part: the papers chose by the test
 pairs (`selection=test`).
 
-The split is called random in the papers, but the files tell otherwise. Items that stand close to
-each other in a user's line are more alike than distant ones, and test items are most like those at
-the line's end: lines are in order of time, and the test pairs are each user's last. So the
-validation part is made of each line's last items.
+Lines are in order of time and the test pairs are each user's last, though the papers call the split
+random (`Published.in_time` says how that shows), so the validation part is each line's last items.
 """
 
 from __future__ import annotations
