@@ -43,7 +43,7 @@ PAIRS = ".interactions"
 """Function of a recipe's module that reads user-item pairs."""
 TRAINERS = {"cf": "ranking"}
 """Choice of `trainer` for a family, where `default` is not meant for it."""
-FREE_FORM = ("data.fields.", "data.types.", "data.histories.")
+FREE_FORM = ("data.fields.", "data.types.", "data.histories.", "data.nested.")
 """Mappings whose keys are the user's own column names."""
 
 if typing.TYPE_CHECKING:
@@ -225,8 +225,15 @@ def chosen_model(cfg: DictConfig) -> tuple[str, str]:
     return family, str(cfg[family]["_target_"]).split(".")[-2]
 
 
-def build_dataset(node: DictConfig) -> tuple[RawDataset, DataOptions]:
+def build_dataset(node: DictConfig, family: str = "ctr") -> tuple[RawDataset, DataOptions]:
     """The recipe's raw data set, and the options that every recipe has in common.
+
+    A recipe that names its `LABELS` and is not told which (`labels: null`) gives all of them to an
+    mtl model; to any other it gives the first.
+
+    Args:
+        node: The group `data`.
+        family: Of the model that will learn from it.
 
     Raises:
         ConfigError: an unknown key.
@@ -243,6 +250,9 @@ def build_dataset(node: DictConfig) -> tuple[RawDataset, DataOptions]:
             f"{' '.join(options('cf'))}. Choose one, or other data."
         )
     recipe = import_target(target)
+    if family == "mtl" and values.get("labels", ()) is None:
+        labels = getattr(sys.modules[recipe.__module__], "LABELS", None)
+        values["labels"] = labels and list(labels)
     common = {key: values.pop(key) for key in list(values) if key in _names(DataOptions)}
     return call(recipe, values, {}, "data"), build_options(DataOptions, common, "data")
 

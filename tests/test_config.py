@@ -1,6 +1,7 @@
 """Configuration: every file composes, every mistake is answered with the nearest right key."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def test_every_option_composes(group: str, option: str) -> None:
 def test_every_experiment_composes_and_names_its_model(name: str) -> None:
     cfg = config.compose("train", [f"experiment={name}"])
     _, stem = config.chosen_model(cfg)
-    data = next(one for one in config.options("data") if name.startswith(f"{one}_"))
+    sets = [one for one in config.options("data") if name.startswith(f"{one}_")]
+    data = max(sets, key=len)  # synthetic_tasks_... is no experiment of synthetic
     assert name.removeprefix(f"{data}_").split("_")[0] == stem
     assert cfg.data._target_ == config.compose("train", [f"data={data}"]).data._target_
 
@@ -69,6 +71,8 @@ def test_every_data_key_is_an_option_of_the_recipe_or_common() -> None:
         common = set(DataOptions.__dataclass_fields__)
         assert not set(recipe) & common, option
         assert set(node) == set(recipe) | common, option
+        if hasattr(sys.modules[import_target(target).__module__], "LABELS"):
+            assert node["labels"] is None, f"{option} leaves the choice to the model's family"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
@@ -148,8 +152,37 @@ def test_values_of_another_type_are_refused(key: str, value: object, kind: str) 
 
 
 def test_column_names_are_free() -> None:
-    cfg = config.compose("train", ["data=parquet", "data.fields.my_column.kind=ignore"])
+    overrides = ["data.fields.my_column.kind=ignore", "data.nested.my_label=click"]
+    cfg = config.compose("train", ["data=parquet", *overrides])
     assert config.plain(cfg.data.fields) == {"my_column": {"kind": "ignore"}}
+    assert config.plain(cfg.data.nested) == {"my_label": "click"}
+
+
+@pytest.mark.parametrize(
+    ("data", "labels"),
+    [("synthetic", ["click", "conversion"]), ("synthetic_tasks", ["first", "second", "opposed"])],
+)
+def test_a_model_of_several_tasks_gets_all_labels_and_any_other_the_first(
+    data: str, labels: list[str]
+) -> None:
+    node = config.compose("train", [f"data={data}", "data.rows=50"]).data
+
+    def built(asked: list[str] | None = None, **family: str) -> list[str]:
+        raw, _ = config.build_dataset(OmegaConf.merge(node, {"labels": asked}), **family)
+        return list(raw.schema.labels)
+
+    assert built() == built(family="ctr") == built(family="cf") == labels[:1]
+    assert built(family="mtl") == labels
+    for family in ("ctr", "mtl"):  # what is asked for is what one gets
+        for asked in (labels[1:2], labels[1::-1]):
+            assert built(asked, family=family) == asked
+
+
+def test_a_recipe_that_names_no_labels_is_asked_as_before(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b,click\n1,2,0\n1,3,1\n")
+    overrides = ["data=parquet", f"data.path={tmp_path / 'rows.csv'}", "data.label=click"]
+    node = config.compose("train", overrides).data
+    assert config.build_dataset(node, "mtl")[0].schema.labels == ("click",)
 
 
 def test_exactly_one_model() -> None:

@@ -40,6 +40,7 @@ from recsys.data.columns import (
     numbers,
     weights,
 )
+from recsys.data.nested import fill_nested
 from recsys.data.numeric import Scale
 from recsys.data.readers import FRAME, Chunk, Source
 from recsys.data.schema import Encoding, Field, Kind, Schema
@@ -341,9 +342,11 @@ def read_field(
 
 
 def read_labels(schema: Schema, chunk: Chunk) -> list[np.ndarray]:
-    """Labels of one chunk, one array [B] each."""
+    """Labels of one chunk, one array [B] each; a nested one is 0 wherever its parent is."""
     optional = len(schema.labels) > 1
-    return [labels(chunk.column(name), name, chunk, optional) for name in schema.labels]
+    found = [labels(chunk.column(name), name, chunk, optional) for name in schema.labels]
+    fill_nested(found, schema.labels, schema.parents, chunk)
+    return found
 
 
 def assemble(

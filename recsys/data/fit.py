@@ -60,6 +60,7 @@ class Fitter:
         self._chunks = 0
         self._rows = 0
         self._present: dict[str, int] = dict.fromkeys(schema.names, 0)
+        self._labelled: dict[str, int] = dict.fromkeys(schema.labels, 0)
         for one in schema:
             self._coders[one.name] = self._coder(one)
             if one.kind is Kind.NUMERIC and one.encoding is not Encoding.QUANTILE:
@@ -132,11 +133,14 @@ class Fitter:
         if self.quantiles and rows.size:
             self.sample.add(rows + chunk.start, [fields[name][rows] for name in self.quantiles])
         self._rows += rows.size
+        labels = futures[""].result()
+        for name, values in zip(self.schema.labels, labels, strict=True):
+            self._labelled[name] += rows.size - int(np.isnan(values[rows]).sum())
         weight, group = futures.get("weight"), futures.get("group")
         return chunk, Columns(
             chunk.num_rows,
             fields,
-            futures[""].result(),
+            labels,
             None if weight is None else weight.result(),
             None if group is None else group.result(),
         )
@@ -174,7 +178,7 @@ class Fitter:
         """Fix codes, edges and scales.
 
         Raises:
-            SchemaError: There was no training row, or a column has no value in any.
+            SchemaError: There was no training row, or a column or a label has no value in any.
         """
         if not self._rows:
             raise SchemaError(
@@ -185,6 +189,12 @@ class Fitter:
                 raise SchemaError(
                     f'column "{name}" is null in all {self._rows:,} training rows, so there is '
                     f"nothing to learn from it. Leave it out: data.fields.{name}.kind=ignore."
+                )
+        for name, labelled in self._labelled.items():
+            if not labelled:
+                raise SchemaError(
+                    f'label "{name}" is missing in all {self._rows:,} training rows, so there is '
+                    "nothing to learn from. Leave it out of data.labels."
                 )
         vocabularies, tables = self._freeze()
         scales = {}
@@ -208,7 +218,8 @@ class Fitter:
             fields.append(dataclasses.replace(one, size=size))
         schema = self.schema.replace(fields)
         pipeline = FeaturePipeline(schema, vocabularies, scales, self.nan_as_missing)
-        missing = {name: 1 - present / self._rows for name, present in self._present.items()}
+        gaps = {name: n for name, n in self._labelled.items() if n < self._rows}
+        missing = {name: 1 - n / self._rows for name, n in (self._present | gaps).items()}
         return Finish(pipeline, tables, missing)
 
     def _freeze(self) -> tuple[dict[str, Vocabulary], dict[str, np.ndarray]]:
@@ -234,7 +245,7 @@ class Finish:
     pipeline: FeaturePipeline
     tables: dict[str, np.ndarray]
     missing: dict[str, float]
-    """Share of the training rows without a value, by field."""
+    """Share of the training rows without a value, by field, and by label that has gaps."""
 
     def encode(self, columns: Columns) -> EncodedTable:
         """Provisional columns of some rows to encoded rows."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from recsys.data.nested import Nested
 from recsys.errors import SchemaError, did_you_mean
 
 # The three things a code can be that is not a token. They are the same for every field and file.
@@ -133,12 +134,17 @@ class Schema:
     group: str | None = None
     """Column for grouped metrics, usually the user id."""
     timestamp: str | None = None
+    nested: Mapping[str, str] = Nested()
+    """Label to the label that must hold before it can: a conversion to its click."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
         object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "nested", Nested(self.nested, self.labels))
         names = [field.name for field in self.fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(
+            {one for some in (names, self.labels) for one in some if some.count(one) > 1}
+        )
         if twice:
             raise SchemaError(f"the schema names these columns twice: {', '.join(twice)}.")
         leaked = [label for label in self.labels if label in names]
@@ -194,6 +200,12 @@ class Schema:
         names = (*self.names, *self.labels, *(name for name in extra if name is not None))
         return tuple(dict.fromkeys(names))
 
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """For each label the position of its parent in `labels`, or -1."""
+        of = self.nested
+        return tuple(self.labels.index(of[name]) if name in of else -1 for name in self.labels)
+
     def replace(self, fields: Iterable[Field]) -> Schema:
         """Return this schema with other fields."""
         return dataclasses.replace(self, fields=tuple(fields))
@@ -220,6 +232,8 @@ class Schema:
         for key in ("weight", "group", "timestamp"):
             if getattr(self, key) is not None:
                 out[key] = getattr(self, key)
+        if self.nested:
+            out["nested"] = dict(self.nested)
         return out
 
     @classmethod
@@ -239,7 +253,8 @@ class Schema:
                         f"{did_you_mean(key, known)}"
                     )
             fields.append(Field(**row))
-        rest = {key: raw[key] for key in ("weight", "group", "timestamp") if key in raw}
+        optional = ("weight", "group", "timestamp", "nested")
+        rest = {key: raw[key] for key in optional if key in raw}
         return cls(fields=tuple(fields), labels=tuple(raw.get("labels", ())), **rest)
 
     def save(self, path: Path) -> None:

@@ -21,6 +21,7 @@ far it comes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +51,8 @@ class Synthetic:
     """A generated table and the truth behind it.
 
     Shape:
-        frame        rows in time order
-        probability  [rows, K]  true probability of each label
+        frame        rows in time order, with all labels
+        probability  [rows, 2]  true probability of each of `LABELS`
         terms        name -> [rows] what each planted effect adds to the logit of a click
     """
 
@@ -60,9 +61,7 @@ class Synthetic:
     terms: dict[str, np.ndarray]
 
 
-def generate(
-    rows: int, seed: int = 0, *, history: bool = True, num_labels: int = 1, strength: float = 1.0
-) -> Synthetic:
+def generate(rows: int, seed: int = 0, *, history: bool = True, strength: float = 1.0) -> Synthetic:
     """Draw a table of clicks.
 
     The world (effects, tastes, topics) depends on the seed alone, so that two sizes of the same
@@ -72,15 +71,12 @@ def generate(
         rows: Number of rows, 1 or more.
         seed: Seed of the world and of the rows.
         history: Plant the history effect and give the `history` column.
-        num_labels: 1 for click, 2 for click and conversion.
         strength: Factor on every planted effect; 0 leaves labels that nothing can predict.
     """
     if rows < 1:
         raise ConfigError(f"rows is {rows}; a synthetic table needs at least 1 row.")
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more.")
-    if not 1 <= num_labels <= len(LABELS):
-        raise ConfigError(f"num_labels is {num_labels}; 1 is click, 2 is click and conversion.")
     world = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 0])))
     draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 1])))
     topic = world.permutation(NUM_ITEMS) % NUM_TOPICS
@@ -90,14 +86,14 @@ def generate(
     second = np.sort(draw.integers(0, NUM_DAYS * 86_400, rows))
     columns["time"] = pl.Series(FIRST_SECOND + second)
     hour = second // 3600 % 24
-    user = _zipf(draw, NUM_USERS, rows)
-    item = _zipf(draw, NUM_ITEMS, rows)
+    user = long_tailed(draw, NUM_USERS, rows)
+    item = long_tailed(draw, NUM_ITEMS, rows)
     columns["user"], columns["item"] = pl.Series(user + 1), pl.Series(item + 1)
     terms["user"] = world.normal(0, 0.4, NUM_USERS)[user]
     terms["item"] = (TOPIC_EFFECT[topic] + world.normal(0, 0.5, NUM_ITEMS))[item]
 
     device = draw.choice(len(DEVICES), rows, p=[0.6, 0.1, 0.25, 0.05])
-    columns["device"] = _names(DEVICES, device)
+    columns["device"] = named(DEVICES, device)
     terms["device"] = np.array([0.3, 0.0, -0.4, -1.1])[device]
     columns["hour"] = pl.Series(hour)
     terms["hour"] = 0.35 * np.sin(2 * np.pi * (hour - 14) / 24)
@@ -105,13 +101,13 @@ def generate(
     terms["color x shape"] = np.full(rows, 1.1)
     for name in ("color", "shape"):
         sign, value = _balanced_signs(draw, world, rows)
-        columns[name] = _names([f"{name}-{k}" for k in range(NUM_SIGNED)], value)
+        columns[name] = named([f"{name}-{k}" for k in range(NUM_SIGNED)], value)
         terms["color x shape"] *= sign
 
     columns["price"], terms["price"] = _price(draw, rows)
     # What nothing depends on.
     columns["age"] = _hide(draw.integers(18, 80, rows), draw.random(rows) < 0.05)
-    columns["city"] = _hide(_zipf(draw, NUM_CITIES, rows) + 1, draw.random(rows) < 0.1)
+    columns["city"] = _hide(long_tailed(draw, NUM_CITIES, rows) + 1, draw.random(rows) < 0.1)
     if history:
         favourite = world.integers(0, NUM_TOPICS, NUM_USERS)[user]
         columns["history"], share = _history(draw, topic, favourite)
@@ -120,15 +116,14 @@ def generate(
         terms["history"] = 1.2 * share @ TOPIC_EFFECT
 
     logit = strength * np.sum(list(terms.values()), axis=0) - 1.3
-    probability = _sigmoid(logit)[:, None]
-    label = draw.random(rows) < probability[:, 0]
-    columns["click"] = pl.Series(label.astype(np.int8))
-    if num_labels == 2:
-        later = world.normal(0, 0.5, NUM_USERS)[user] + world.normal(0, 0.7, NUM_ITEMS)[item]
-        after_click = _sigmoid(strength * (later - terms["price"]) - 1.2)
-        probability = np.column_stack([probability[:, 0], probability[:, 0] * after_click])
-        converted = label & (draw.random(rows) < after_click)
-        columns["conversion"] = pl.Series(converted.astype(np.int8))
+    probability = sigmoid(logit)
+    clicked = draw.random(rows) < probability
+    columns["click"] = pl.Series(clicked.astype(np.int8))
+    later = world.normal(0, 0.5, NUM_USERS)[user] + world.normal(0, 0.7, NUM_ITEMS)[item]
+    after_click = sigmoid(strength * (later - terms["price"]) - 1.2)
+    converted = clicked & (draw.random(rows) < after_click)
+    columns["conversion"] = pl.Series(converted.astype(np.int8))
+    probability = np.column_stack([probability, probability * after_click])
     terms = {name: strength * term for name, term in terms.items()}
     return Synthetic(pl.DataFrame(columns), probability, terms)
 
@@ -163,6 +158,22 @@ def bayes_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float
     return expected | realised
 
 
+def bayes_by_label(
+    probability: np.ndarray, frame: pl.DataFrame, labels: Sequence[str]
+) -> dict[str, float]:
+    """`bayes_metrics` of some rows; with several labels, the names begin with `<label>/`.
+
+    Shape:
+        probability  [rows, K]  of each label
+    """
+    out: dict[str, float] = {}
+    for column, label in enumerate(labels):
+        metrics = bayes_metrics(probability[:, column], frame[label].to_numpy())
+        prefix = f"{label}/" if len(labels) > 1 else ""
+        out |= {f"{prefix}{name}": value for name, value in metrics.items()}
+    return out
+
+
 def _auc(score: np.ndarray, positive: np.ndarray) -> float:
     """AUC of rows that are positive with the given probability, independently; 1 and 0 are sure."""
     values, group = np.unique(score, return_inverse=True)
@@ -180,17 +191,19 @@ def _xlogy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return x * np.log(np.where(x == 0, 1.0, y))
 
 
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logit))."""
     return 1.0 / (1.0 + np.exp(-logit))
 
 
-def _zipf(draw: np.random.Generator, size: int, rows: int) -> np.ndarray:
+def long_tailed(draw: np.random.Generator, size: int, rows: int) -> np.ndarray:
     """Ids with probability in proportion to 1 / (id + 5): a long tail, yet no id rules alone."""
     mass = np.cumsum(1.0 / (np.arange(size) + 5.0))
     return np.searchsorted(mass, draw.random(rows) * mass[-1])
 
 
-def _names(names: list[str] | tuple[str, ...], index: np.ndarray) -> pl.Series:
+def named(names: Sequence[str], index: np.ndarray) -> pl.Series:
+    """The names at these positions."""
     return pl.Series(list(names))[pl.Series(index)]
 
 
@@ -204,7 +217,7 @@ def _balanced_signs(
     """A fair sign for each row, and one of the values that carry this sign, long-tailed."""
     values = world.permutation(NUM_SIGNED).reshape(2, -1)
     plus = draw.integers(0, 2, rows)
-    return 2.0 * plus - 1.0, values[plus, _zipf(draw, NUM_SIGNED // 2, rows)]
+    return 2.0 * plus - 1.0, values[plus, long_tailed(draw, NUM_SIGNED // 2, rows)]
 
 
 def _price(draw: np.random.Generator, rows: int) -> tuple[pl.Series, np.ndarray]:
@@ -228,7 +241,7 @@ def _history(
     row = np.repeat(np.arange(rows), length)
     drawn = draw.integers(0, NUM_TOPICS, len(row))
     wanted = np.where(draw.random(len(row)) < 0.6, favourite[row], drawn)
-    events = members[wanted, _zipf(draw, members.shape[1], len(row))]
+    events = members[wanted, long_tailed(draw, members.shape[1], len(row))]
     count = np.bincount(row * NUM_TOPICS + wanted, minlength=rows * NUM_TOPICS)
     share = count.reshape(rows, NUM_TOPICS) / np.maximum(length, 1)[:, None]
     offsets = np.concatenate([[0], np.cumsum(length)])

@@ -1,5 +1,6 @@
 """The pipeline: codes, numbers, lists, and what reaches it from every kind of table."""
 
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -118,6 +119,29 @@ def test_labels_weight_and_group_are_optional_in_serving() -> None:
     assert batch.label.isnan().all()
     assert len(batch) == 7
     assert fit().transform(FRAME).to_batch().label.tolist() == [1, 0, 1, 0, 0, 1, 1]
+
+
+def test_nested_labels_are_filled_wherever_rows_are_encoded() -> None:
+    frame = FRAME.with_columns(
+        click=pl.Series([1, 0, 1, 0, 0, None, 1]), buy=pl.Series([1, 0, 0, None, None, 1, None])
+    )
+    source = Source.from_frame(frame)
+    plain = infer_schema(source, ["buy", "click"], weight="w", group="user")
+    as_it_is = FeaturePipeline.fit(source, plain).transform(frame).label
+    np.testing.assert_array_equal(as_it_is[:, 0], [1, 0, 0, np.nan, np.nan, 1, np.nan])
+    nested = dataclasses.replace(plain, nested={"buy": "click"})
+    pipeline = FeaturePipeline.fit(source, nested)
+    out = pipeline.transform(frame)
+    np.testing.assert_array_equal(out.label[:, 0], [1, 0, 0, 0, 0, 1, np.nan])
+    np.testing.assert_array_equal(out.label[:, 1], as_it_is[:, 1])
+    assert pipeline.transform(frame.drop("buy")).label is None
+    wrong = frame.with_columns(buy=pl.lit(1))
+    for read in (lambda: FeaturePipeline.fit(Source.from_frame(wrong), nested),
+                 lambda: pipeline.transform(wrong)):  # fmt: skip
+        with pytest.raises(
+            SchemaError, match=r'"buy" is 1 where "click" is 0 in .* row 1 \(3 such'
+        ):
+            read()
 
 
 def test_no_rows_give_no_rows() -> None:

@@ -1,5 +1,7 @@
 """Fitting in one pass equals fitting at once, and its provisional codes become the final ones."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -99,6 +101,37 @@ def test_masks_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scale.deviation == pytest.approx(other.deviation, rel=1e-12)
     assert finish.missing["word"] == pytest.approx(rows["word"].null_count() / len(rows))
     assert finish.missing["words"] == 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_label_that_no_training_row_has_is_refused(
+    monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    monkeypatch.setattr("recsys.data.fit.CHUNK_ROWS", 500)
+    late = pl.int_range(pl.len()) >= (3000 if masked else 4000)
+    frame = FRAME.with_columns(buy=pl.when(late).then(1), one_class=pl.lit(0))
+    source = Source.from_frame(frame)
+    schema = infer_schema(source, ["click", "buy", "one_class"])
+    fitter = Fitter(schema)
+    for _ in fitter.read(source, lambda c: np.arange(c.start, c.start + c.num_rows) < 3000):
+        pass
+    with pytest.raises(SchemaError, match=r'label "buy" is missing in all 3,000 training rows'):
+        fitter.finish()
+    if masked:  # one training row with it is enough, of whichever class
+        fitter = Fitter(schema)
+        for _ in fitter.read(source, lambda c: np.arange(c.start, c.start + c.num_rows) < 3001):
+            pass
+        missing = fitter.finish().missing
+        assert missing["buy"] == pytest.approx(3000 / 3001)
+        assert "click" not in missing
+
+
+def test_a_nested_label_has_a_value_where_its_parent_is_0() -> None:
+    source = Source.from_frame(FRAME.with_columns(buy=pl.lit(None, pl.Int64)))
+    schema = infer_schema(source, ["click", "buy"])
+    with pytest.raises(SchemaError, match=r'label "buy" is missing in all'):
+        FeaturePipeline.fit(source, schema)
+    FeaturePipeline.fit(source, dataclasses.replace(schema, nested={"buy": "click"}))
 
 
 def test_a_huge_vocabulary_in_short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

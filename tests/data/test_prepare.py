@@ -225,6 +225,40 @@ def test_several_labels_with_gaps(tmp_path: Path) -> None:
     assert prepared.val is None
 
 
+def test_nested_labels_are_filled_in_every_split_and_known_to_the_stores(tmp_path: Path) -> None:
+    rows = FRAME.with_columns(
+        buy=pl.when(click=1).then(pl.col("ts") % 2),
+        pay=pl.when(pl.col("click") == 1, pl.col("ts") % 7 == 1).then(pl.col("ts") % 2),
+    )
+    source = Source.from_frame(rows)
+    schema = infer_schema(source, ["click", "buy", "pay"])
+    nested = dataclasses.replace(schema, nested={"buy": "click", "pay": "buy"})
+    plain, filled = (
+        prepare(RawDataset("nested", {"all": source}, one), DataOptions(), tmp_path)
+        for one in (schema, nested)
+    )
+    assert plain.digest != filled.digest
+    assert filled.train.schema.parents == (-1, 0, 1)
+    assert Schema.load(filled.folder / "schema.yaml") == nested
+    for name, store in filled.stores.items():
+        click, buy, pay = np.asarray(store.label).T
+        assert not np.isnan(buy).any(), name
+        np.testing.assert_array_equal(buy, np.nan_to_num(plain.stores[name].label[:, 1]))
+        assert (np.nan_to_num(pay[buy == 0], nan=9) == 0).all()
+        np.testing.assert_array_equal(click, plain.stores[name].label[:, 0])
+
+
+def test_a_label_that_only_other_splits_have_is_refused(tmp_path: Path) -> None:
+    parts = {"train": FRAME.head(2000), "val": FRAME.tail(1000)}
+    files = {
+        name: Source.from_frame(part.with_columns(buy=pl.lit(value, pl.Int64)))
+        for (name, part), value in zip(parts.items(), (None, 1), strict=True)
+    }
+    schema = infer_schema(files["train"], ["click", "buy"])
+    with pytest.raises(SchemaError, match=r'label "buy" is missing in all 2,000 training rows'):
+        prepare(RawDataset("two", files, schema), DataOptions(), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,6 +1,8 @@
 """The schema: what it refuses, its file, its digest and its differences."""
 
+import copy
 import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,10 @@ SCHEMA = Schema(
 )
 
 
+def nest(nested: dict[str, str]) -> Schema:
+    return dataclasses.replace(SCHEMA, nested=nested)
+
+
 def test_columns_by_where_they_go() -> None:
     assert [f.name for f in SCHEMA.coded] == ["item", "user", "age"]
     assert [f.name for f in SCHEMA.dense] == ["price"]
@@ -38,12 +44,19 @@ def test_columns_by_where_they_go() -> None:
     ("make", "message"),
     [
         (lambda: Schema((ITEM, ITEM), ("click",)), "names these columns twice: item"),
+        (lambda: Schema((ITEM,), ("click", "buy", "buy")), "names these columns twice: buy"),
         (lambda: Schema((ITEM,), ("item",)), "cannot also be input fields: item"),
         (lambda: Schema((PRICE, category("h", shares="price")), ("c",)), "must be categorical"),
         (lambda: Schema((category("h", shares="itm"), ITEM), ("c",)), "Did you mean item"),
         (lambda: category("a", min_count=0), "min_count=0; it must be at least 1"),
         (lambda: dataclasses.replace(PRICE, encoding="hash"), "numeric with encoding hash"),
         (lambda: dataclasses.replace(ITEM, encoding="minmax"), r"data\.fields\.item\.encoding"),
+        (lambda: nest({"buy": "clik"}), r"data\.nested\.buy=clik.*Did you mean click"),
+        (lambda: nest({"item": "click"}), '"item" is no label'),
+        (
+            lambda: nest({"buy": "click", "click": "buy"}),
+            "in a circle: click needs buy needs click",
+        ),
         (lambda: SCHEMA["itm"], 'no field "itm". Did you mean item'),
         (lambda: SCHEMA.select(["itm"]), "Did you mean item"),
     ],
@@ -115,8 +128,12 @@ def test_digest_sees_every_change() -> None:
         SCHEMA.replace([dataclasses.replace(ITEM, min_count=2), *SCHEMA.fields[1:]]),
         dataclasses.replace(SCHEMA, weight=None),
         dataclasses.replace(SCHEMA, labels=("buy", "click")),
+        nest({"buy": "click"}),
+        nest({"click": "buy"}),
     ]
-    assert len({s.digest() for s in [SCHEMA, *changed]}) == 5
+    assert len({s.digest() for s in [SCHEMA, *changed]}) == 7
+    assert nest({}).digest() == SCHEMA.digest()
+    assert "nested" not in SCHEMA.to_dict()
 
 
 def test_differences_are_shown_as_lines() -> None:
@@ -127,3 +144,20 @@ def test_differences_are_shown_as_lines() -> None:
     assert all('"item"' in line for line in lines)
     swapped = SCHEMA.replace([SCHEMA.fields[1], SCHEMA.fields[0], *SCHEMA.fields[2:]])
     assert "another order" in SCHEMA.diff(swapped)
+
+
+def test_nested_labels_know_their_parents_and_stay_with_the_schema(tmp_path: Path) -> None:
+    assert SCHEMA.parents == (-1, -1)
+    schema = Schema((ITEM,), ("pay", "click", "cart"), nested={"pay": "cart", "cart": "click"})
+    assert schema.parents == (2, -1, 1)
+    assert schema.nested == {"pay": "cart", "cart": "click"}
+    assert schema.to_dict()["nested"] == {"pay": "cart", "cart": "click"}
+    assert schema.replace([USER]).select(["user"]).parents == schema.parents
+    schema.save(tmp_path / "s.yaml")
+    loaded = Schema.load(tmp_path / "s.yaml")
+    assert loaded == schema
+    assert hash(loaded) == hash(schema)
+    assert pickle.loads(pickle.dumps(schema)) == copy.deepcopy(schema) == schema
+    assert schema.diff(loaded) == ""
+    lines = SCHEMA.diff(nest({"buy": "click"})).splitlines()
+    assert lines == ["+ nested: {'buy': 'click'}"]

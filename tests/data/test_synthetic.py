@@ -8,7 +8,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from recsys.data.synthetic import MAX_HISTORY, Synthetic, bayes_metrics, generate
+from recsys.data.synthetic import (
+    MAX_HISTORY,
+    Synthetic,
+    bayes_by_label,
+    bayes_metrics,
+    generate,
+)
 from recsys.errors import ConfigError
 
 ROWS = 120_000
@@ -16,7 +22,7 @@ ROWS = 120_000
 
 @pytest.fixture(scope="module")
 def table() -> Synthetic:
-    return generate(ROWS, seed=3, num_labels=2)
+    return generate(ROWS, seed=3)
 
 
 def rate_by(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
@@ -68,7 +74,6 @@ def test_columns(table: Synthetic) -> None:
     items = set(frame["item"].unique())
     assert set(frame["history"].explode(empty_as_null=False).unique()) <= items
     assert "history" not in generate(50, history=False).frame.columns
-    assert "conversion" not in generate(50).frame.columns
 
 
 def test_ids_are_long_tailed(table: Synthetic) -> None:
@@ -200,7 +205,7 @@ def test_ceiling_is_between_the_bounds_that_make_it_a_test() -> None:
 
 def test_no_strength_means_no_signal() -> None:
     found = generate(2_000, 1, strength=0.0)
-    assert np.unique(found.probability).size == 1
+    assert np.unique(found.probability, axis=0).shape == (1, 2)
     assert bayes_metrics(found.probability[:, 0], found.frame["click"].to_numpy())["auc"] == 0.5
 
 
@@ -248,12 +253,20 @@ def test_sure_rows_have_no_loss_and_one_class_has_no_auc() -> None:
     assert np.isnan(bayes_metrics(np.array([0.5, 0.5]), np.array([1, 1]))["realised_auc"])
 
 
+def test_metrics_by_label_are_named_by_it_when_there_are_several(table: Synthetic) -> None:
+    frame, p = table.frame, table.probability
+    both = bayes_by_label(p, frame, ["click", "conversion"])
+    for column, label in enumerate(("click", "conversion")):
+        alone = bayes_by_label(p[:, [column]], frame, [label])
+        assert alone == bayes_metrics(p[:, column], frame[label].to_numpy())
+        assert {f"{label}/{name}": value for name, value in alone.items()}.items() <= both.items()
+    assert len(both) == 8
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
         ({"rows": 0}, "rows is 0"),
-        ({"rows": 10, "num_labels": 3}, "num_labels is 3"),
-        ({"rows": 10, "num_labels": 0}, "num_labels is 0"),
         ({"rows": 10, "seed": -1}, "seed is -1"),
     ],
 )

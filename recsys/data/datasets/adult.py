@@ -12,10 +12,11 @@ from pathlib import Path
 import polars as pl
 
 from recsys.data.datasets.files import Download, check_count, find, open_folder, read_bytes
+from recsys.data.datasets.labels import choose_labels
 from recsys.data.raw import RawDataset
 from recsys.data.readers import Source
 from recsys.data.schema import Encoding, Field, Kind, Schema
-from recsys.errors import ConfigError, SchemaError, did_you_mean
+from recsys.errors import SchemaError
 
 NUMBERS = ("age", "fnlwgt", "education_num", "capital_gain", "capital_loss", "hours_per_week")
 COLUMNS = (
@@ -35,24 +36,18 @@ DOWNLOADS = (
 )
 
 
-def build(*, source: str | Path | None = None, labels: Sequence[str] = ("income",)) -> RawDataset:
+def build(*, source: str | Path | None = None, labels: Sequence[str] | None = None) -> RawDataset:
     """Read the published split.
 
     Args:
         source: Folder with `adult.data` and `adult.test`, plain or gzipped; None downloads them.
-        labels: `income` (over 50,000 dollars), `marital` (never married), or both.
+        labels: `income` (over 50,000 dollars), `marital` (never married), or both; None is income.
 
     Raises:
+        ConfigError: A label is unknown or given twice, or `source` is no folder.
         SchemaError: A file is absent, or its rows or positives are not those published.
     """
-    for label in labels:
-        if label not in LABELS:
-            raise ConfigError(
-                f"data.labels has {label}, which is not a label of adult."
-                f"{did_you_mean(label, LABELS)}"
-            )
-    if not labels or len(set(labels)) < len(labels):
-        raise ConfigError(f"data.labels={list(labels)}; give income, marital, or both, each once.")
+    labels = choose_labels("adult", labels, LABELS)
     folder = open_folder("adult", source, DOWNLOADS)
     used = [LABELS[label] for label in labels]
     inputs = [name for name in COLUMNS if name not in ("income", *used)]
@@ -67,7 +62,7 @@ def build(*, source: str | Path | None = None, labels: Sequence[str] = ("income"
     return RawDataset(
         name="adult",
         files=files,
-        schema=Schema(tuple(_field(name) for name in inputs), tuple(labels)),
+        schema=Schema(tuple(_field(name) for name in inputs), labels),
         split="options",
     )
 

@@ -1,4 +1,4 @@
-"""KuaiRand-Pure: will a person click this video (Gao et al., CIKM 2022, arXiv:2208.08696).
+"""KuaiRand-Pure: what a person does with a video (Gao et al., CIKM 2022, arXiv:2208.08696).
 
 Exposures in the app of Kuaishou, 25 April to 8 May 2022, with the users' and videos' features;
 kuairand.com, licence CC BY-SA 4.0. Read from the files of a published part of it, whose user table
@@ -13,24 +13,28 @@ The protocol is this recipe's own; no published figure applies to this part:
   time of the exposure in China (UTC+8);
 * inputs are what is known before the exposure. What the log tells of its outcome is no input
   (`OUTCOMES`), nor are the videos' own statistics, which were counted over all days;
+* no label is nested in click: without one come 18 % of the likes, 0.4 % of the long views, and 3 to
+  14 % of each of the others;
 * histories hold the videos that the person clicked strictly before, their authors and their tags,
-  whatever the labels are.
+  whatever the labels are; on demand also the videos with other labels (`behaviours`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from recsys.data.datasets.files import check_count, find, open_given_folder, read_bytes
+from recsys.data.datasets.labels import choose_labels
 from recsys.data.histories import MAX_LENGTH, with_histories
+from recsys.data.nested import Nested, parents_first
 from recsys.data.raw import RawDataset
 from recsys.data.readers import Source
 from recsys.data.schema import Encoding, Field, Kind, Schema
 from recsys.data.split import TimeSplit
-from recsys.errors import ConfigError, SchemaError, did_you_mean
+from recsys.errors import SchemaError
 
 NAME = "kuairand"
 LOGS = ("val.parquet", "test.parquet")
@@ -71,55 +75,70 @@ USER_FIELDS = {
 }
 VIDEO_FIELDS = ("author", "tag", "video_type", "upload_type", "upload_day", "music_type")
 HISTORIES = {"history": "video", "author_history": "author", "tag_history": "tag"}
+"""Histories of clicks, and the fields whose tables they share."""
 
 
 def build(
     *,
     source: str | Path | None = None,
-    labels: Sequence[str] = ("click",),
+    labels: Sequence[str] | None = None,
+    nested: Mapping[str, str] | None = None,
+    behaviours: Sequence[str] = ("click",),
     history_length: int = MAX_LENGTH,
 ) -> RawDataset:
-    """Join exposures with users and videos, and add the histories of clicks.
+    """Join exposures with users and videos, and add the histories.
 
     Args:
         source: Folder with the log and the two feature tables, CSV plain or gzipped.
         labels: One or several of `click`, `long_view`, `like`, `follow`, `comment`, `forward` and
-            `profile_enter`, in the order of the model's outputs.
-        history_length: Clicks kept per history, the latest.
+            `profile_enter`, in the order of the model's outputs; None is click.
+        nested: Label to the label that it then needs, such as long_view: click. None is nested in
+            the log (0.35 % of the long views have no click, 18 % of the likes): a nested label is
+            made the joint event, 1 where both are.
+        behaviours: Of the same names, those that have histories: `click` the three of `HISTORIES`,
+            any other the videos with this label, as `like_history`; or none.
+        history_length: Events kept per history, the latest.
 
     Raises:
         ConfigError: A label is unknown or given twice, or `source` is no folder.
         SchemaError: A file is absent, or its rows are not those published.
     """
-    for label in labels:
-        if label not in LABELS:
-            raise ConfigError(
-                f"data.labels has {label}, which is not a label of {NAME}."
-                f"{did_you_mean(label, LABELS)}"
-            )
-    if not labels or len(set(labels)) < len(labels):
-        raise ConfigError(
-            f"data.labels={list(labels)}; give one or more of {', '.join(LABELS)}, each once."
-        )
+    labels = choose_labels(NAME, labels, LABELS)
+    behaviours = choose_labels(NAME, behaviours, LABELS, "behaviours") if behaviours else ()
     folder = open_given_folder(NAME, source, (*LOGS, USERS, VIDEOS))
     frame = exposures(folder)
     frame = frame.join(users(folder), on="user", how="left", maintain_order="left")
     frame = frame.join(videos(folder), on="video", how="left", maintain_order="left")
-    frame = with_histories(
-        frame,
-        HISTORIES,
-        user="user",
-        time="time_ms",
-        max_length=history_length,
-        where=pl.col("click") == 1,
-    )
-    schema = _schema(labels, history_length)
+    for behaviour in behaviours:
+        frame = with_histories(
+            frame,
+            histories(behaviour),
+            user="user",
+            time="time_ms",
+            max_length=history_length,
+            where=pl.col(behaviour) == 1,
+        )
+    schema = _schema(labels, nested or {}, behaviours, history_length)
+    for position in parents_first(schema.parents):  # histories keep what happened
+        label = labels[position]
+        both = pl.min_horizontal(label, schema.nested[label])
+        frame = frame.with_columns(both.alias(label))
     return RawDataset(
         name=NAME,
         files={"all": Source.from_frame(frame.select(schema.columns), str(folder))},
         schema=schema,
         split=TimeSplit("time_ms", cuts=CUTS),
     )
+
+
+def histories(behaviour: str) -> dict[str, str]:
+    """Names of the histories of one behaviour, and the fields whose tables they share.
+
+    Example:
+        >>> histories("like")
+        {'like_history': 'video'}
+    """
+    return HISTORIES if behaviour == "click" else {f"{behaviour}_history": "video"}
 
 
 def exposures(folder: Path) -> pl.DataFrame:
@@ -190,19 +209,26 @@ def _read(folder: Path, name: str) -> pl.DataFrame:
         raise SchemaError(f"{file} is not a table of KuaiRand-Pure: {error}") from error
 
 
-def _schema(labels: Sequence[str], history_length: int) -> Schema:
+def _schema(
+    labels: tuple[str, ...],
+    nested: Mapping[str, str],
+    behaviours: Sequence[str],
+    history_length: int,
+) -> Schema:
     texts = {"active_degree", "tag", "video_type", "upload_type", "upload_day"}
     texts |= {name for name in USER_FIELDS if name.endswith("_range")}
 
     def field(name: str, kind: Kind = Kind.CATEGORICAL, **keys: object) -> Field:
-        of = HISTORIES.get(name, name)
         encoding = Encoding.QUANTILE if kind is Kind.NUMERIC else Encoding.VOCABULARY
-        dtype = "string" if of in texts else "int"
+        dtype = "string" if keys.get("shares", name) in texts else "int"
         return Field(name=name, kind=kind, encoding=encoding, dtype=dtype, **keys)  # type: ignore[arg-type]
 
     fields = [field(name) for name in ("user", "video", "tab", "hour")]
     fields += [field(name) for name in (*VIDEO_FIELDS, *USER_FIELDS)]
     fields.append(field("duration", Kind.NUMERIC, num_buckets=32))
-    for name, shares in HISTORIES.items():
-        fields.append(field(name, Kind.HISTORY, shares=shares, max_length=history_length))
-    return Schema(tuple(fields), tuple(labels), group="user", timestamp="time_ms")
+    for behaviour in behaviours:
+        for name, shares in histories(behaviour).items():
+            fields.append(field(name, Kind.HISTORY, shares=shares, max_length=history_length))
+    return Schema(
+        tuple(fields), labels, group="user", timestamp="time_ms", nested=Nested(nested, labels)
+    )

@@ -41,6 +41,7 @@ def build(
     path: str | Path | list[str] | None = None,
     label: str | None = None,
     labels: Sequence[str] | None = None,
+    nested: Mapping[str, str] | None = None,
     val_path: str | Path | list[str] | None = None,
     test_path: str | Path | list[str] | None = None,
     weight: str | None = None,
@@ -59,7 +60,9 @@ def build(
         path: File, folder, glob or list of files: all rows, or the training rows when `val_path`
             or `test_path` is given. A split that is given neither way is cut out of it.
         label: Column with 0 and 1.
-        labels: Several such columns, in place of `label`.
+        labels: Several such columns, in place of `label`; a value may be missing.
+        nested: Label to the label that must hold before it can, for example
+            `{conversion: click}`: without a click, a missing conversion is none.
         val_path: Validation rows.
         test_path: Test rows.
         weight: Column of example weights.
@@ -103,6 +106,7 @@ def build(
             files, histories, names[0], group, timestamp, history_of, history_length
         )
     schema = infer_schema(files["train"], names, weight=weight, group=group, timestamp=timestamp)
+    schema = dataclasses.replace(schema, nested=nested or {})
     schema = _mark_histories(schema, histories or {}, history_length)
     for source in files.values():
         source.require(schema.labels)

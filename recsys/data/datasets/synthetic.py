@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
+from recsys.data.datasets.labels import choose_labels
 from recsys.data.raw import RawDataset
 from recsys.data.readers import Source
 from recsys.data.schema import Encoding, Field, Kind, Schema
-from recsys.data.synthetic import LABELS, MAX_HISTORY, bayes_metrics, generate
+from recsys.data.synthetic import LABELS, MAX_HISTORY, bayes_by_label, generate
 
 CATEGORIES = ("user", "item", "device", "hour", "color", "shape", "city")
 NUMBERS = ("price", "age")
@@ -19,7 +22,7 @@ def build(
     rows: int = 250_000,
     seed: int = 0,
     history: bool = True,
-    num_labels: int = 1,
+    labels: Sequence[str] | None = None,
     by_time: bool = False,
 ) -> RawDataset:
     """Generate training rows, a tenth as many validation rows and a fifth as many test rows.
@@ -28,26 +31,31 @@ def build(
         rows: Training rows, at least 10.
         seed: Seed of the world and of its rows.
         history: With a history column and its effect.
-        num_labels: 1 for `click`, 2 for `click` and `conversion`.
+        labels: `click`, `conversion`, or both; None is click. A conversion needs a click.
         by_time: The oldest rows train and the newest test; otherwise rows at random.
+
+    Raises:
+        ConfigError: A label is unknown or given twice, or a number is out of range.
     """
+    labels = choose_labels("synthetic", labels, LABELS)
     num_val, num_test = max(rows // 10, 1), max(rows // 5, 1)
-    table = generate(rows + num_val + num_test, seed, history=history, num_labels=num_labels)
-    total = table.frame.height
+    table = generate(rows + num_val + num_test, seed, history=history)
+    frame = table.frame.drop(name for name in LABELS if name not in labels)
+    total = frame.height
     order = np.arange(total)
     if not by_time:
         order = np.random.Generator(np.random.Philox(seed)).permutation(total)
     parts = np.split(order, [rows, rows + num_val])
     frames = {
-        name: table.frame[np.sort(part)]
+        name: frame[np.sort(part)]
         for name, part in zip(("train", "val", "test"), parts, strict=True)
     }
-    labels = LABELS[:num_labels]
+    probability = table.probability[:, [LABELS.index(name) for name in labels]]
     return RawDataset(
         name="synthetic",
-        files={name: Source.from_frame(frame) for name, frame in frames.items()},
-        schema=_schema(table.frame, labels),
-        bayes=_ceiling(table.probability[np.sort(parts[2])], frames["test"], labels),
+        files={name: Source.from_frame(part) for name, part in frames.items()},
+        schema=_schema(frame, labels),
+        bayes=bayes_by_label(probability[np.sort(parts[2])], frames["test"], labels),
     )
 
 
@@ -81,16 +89,5 @@ def _schema(frame: pl.DataFrame, labels: tuple[str, ...]) -> Schema:
                 shares="item",
             )
         )
-    return Schema(tuple(fields), labels, group="user", timestamp="time")
-
-
-def _ceiling(
-    probability: np.ndarray, frame: pl.DataFrame, labels: tuple[str, ...]
-) -> dict[str, float]:
-    """Metrics of the true probabilities on the test rows, by label when there are several."""
-    out: dict[str, float] = {}
-    for column, label in enumerate(labels):
-        metrics = bayes_metrics(probability[:, column], frame[label].to_numpy())
-        prefix = f"{label}/" if len(labels) > 1 else ""
-        out |= {f"{prefix}{name}": value for name, value in metrics.items()}
-    return out
+    nested = {"conversion": "click"} if len(labels) > 1 else {}
+    return Schema(tuple(fields), labels, group="user", timestamp="time", nested=nested)

@@ -58,7 +58,7 @@ def test_two_labels(small: Path) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "told"),
-    [(["incme"], "Did you mean income"), ([], "give income"), (["income"] * 2, "each once")],
+    [(["incme"], "Did you mean income"), ([], "of income, marital"), (["income"] * 2, "each once")],
 )
 def test_other_labels_are_refused(small: Path, labels: list[str], told: str) -> None:
     with pytest.raises(ConfigError, match=told):

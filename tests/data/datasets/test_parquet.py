@@ -74,6 +74,25 @@ def test_given_files_keep_their_rows(tmp_path: Path) -> None:
     assert data.train.label.shape == (100, 2)
 
 
+def test_labels_that_need_another(tmp_path: Path) -> None:
+    frame = clicks(300).with_columns(bought=pl.when(clicked=1).then("bought"))
+    frame.write_parquet(tmp_path / "t.parquet")
+    names = ["clicked", "bought"]
+    raw = build(path=tmp_path / "t.parquet", labels=names, nested={"bought": "clicked"})
+    assert raw.schema.parents == (-1, 0)
+    data = prepare(raw, DataOptions(val_fraction=0, test_fraction=0), tmp_path / "prepared")
+    expected = frame.select(names).fill_null(0).to_numpy()
+    np.testing.assert_array_equal(data.train.label, expected)
+    with pytest.raises(SchemaError, match=r"data\.nested\.bought=clickd.*Did you mean clicked"):
+        build(path=tmp_path / "t.parquet", labels=names, nested={"bought": "clickd"})
+    clicks(300).write_parquet(tmp_path / "t.parquet")  # bought without clicked, as well
+    raw = build(path=tmp_path / "t.parquet", labels=names, nested={"bought": "clicked"})
+    with pytest.raises(
+        SchemaError, match=r'"bought" is 1 where "clicked" is 0 in .*t\.parquet row'
+    ):
+        prepare(raw, DataOptions(), tmp_path / "prepared")
+
+
 def test_a_split_that_is_not_given_is_cut_out_of_the_training_rows(tmp_path: Path) -> None:
     clicks(1000).write_parquet(tmp_path / "train.parquet")
     clicks(50, 7).write_parquet(tmp_path / "test.parquet")
@@ -121,6 +140,7 @@ def test_csv_types_separator_and_missing_values(tmp_path: Path, cache: Path) -> 
     [
         ({"path": None}, ConfigError, "data.path is not set"),
         ({"label": None}, ConfigError, "one of data.label and data.labels, got none"),
+        ({"nested": {"bought": "clicked"}}, SchemaError, '"bought" is no label'),
         ({"labels": ["bought"]}, ConfigError, "got data.label=clicked and data.labels"),
         ({"label": "clickd"}, SchemaError, "Did you mean clicked?"),
         ({"label": "item"}, SchemaError, 'label "item" holds'),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from recsys.data.datasets.synthetic import build
+from recsys.data.options import DataOptions
+from recsys.data.prepare import prepare
 from recsys.data.raw import RawDataset
 from recsys.data.schema import Kind
 from recsys.data.synthetic import bayes_metrics, generate
@@ -34,7 +38,7 @@ def test_parts_and_schema() -> None:
 
 
 def test_parts_are_disjoint_and_together_the_table() -> None:
-    raw = build(rows=1000, seed=4)
+    raw = build(rows=1000, seed=4, labels=["click", "conversion"])
     parts = pl.concat([frame(raw, split) for split in ("train", "val", "test")])
     whole = generate(1300, 4).frame
     key = ["time", "user", "item", "price"]
@@ -65,10 +69,29 @@ def test_by_time_tests_on_the_newest() -> None:
 
 
 def test_several_labels_have_a_ceiling_each() -> None:
-    raw = build(rows=2000, num_labels=2)
+    raw = build(rows=2000, labels=["click", "conversion"])
     assert raw.schema.labels == ("click", "conversion")
+    assert raw.schema.nested == {"conversion": "click"}
     assert {"click/auc", "click/logloss", "conversion/auc", "conversion/logloss"} <= set(raw.bayes)
     assert all(np.isfinite(value) for value in raw.bayes.values())
+
+
+@pytest.mark.parametrize("labels", [["click"], ["conversion"], ["conversion", "click"]])
+def test_the_choice_of_labels_changes_no_row(labels: list[str], tmp_path: Path) -> None:
+    both, raw = (build(rows=2000, labels=one) for one in (["click", "conversion"], labels))
+    assert raw.schema.labels == tuple(labels)
+    for split in raw.files:
+        assert frame(raw, split).equals(frame(both, split).select(frame(raw, split).columns))
+    assert set(raw.schema.columns) == set(raw.files["train"].columns)
+    prefix = "" if len(labels) == 1 else "conversion/"
+    name = "auc" if labels == ["click"] else f"{prefix}auc"
+    assert raw.bayes[name] == both.bayes[f"{labels[0]}/auc"]
+    data = prepare(raw, DataOptions(), tmp_path)
+    np.testing.assert_array_equal(
+        data.train.label, frame(raw, "train").select(labels).to_numpy().squeeze()
+    )
+    if len(labels) == 1:
+        assert raw.schema.nested == {}
 
 
 def test_without_history() -> None:
@@ -85,5 +108,5 @@ def test_same_seed_same_digests() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ConfigError, match="num_labels is 5"):
-        build(rows=100, num_labels=5)
+    with pytest.raises(ConfigError, match=r"data\.labels has clck.*Did you mean click"):
+        build(rows=100, labels=["clck"])
