@@ -5,7 +5,8 @@
 
     python -m pipelines.evaluate run=<run id of a cf model> data.path=new_pairs.parquet
 
-Writes predictions.parquet (one probability per row, in the order of the rows) and result.json to
+Writes predictions.parquet (a probability per row, or one for each of several labels, in the order
+of the rows) and result.json to
 output_dir; metrics too where the label column is present. Of a cf model it ranks all items for the
 users of the new pairs: recommendations.parquet, and how many of the pairs are found.
 """
@@ -38,12 +39,13 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 f"{key} is missing. Example: python -m pipelines.evaluate run=<run id> "
                 "data.path=new.parquet"
             )
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from recsys.data.atomic import write_text_whole
     from recsys.data.readers import Source
-    from recsys.metrics.report import ClassificationReport
+    from recsys.metrics.task_report import report_for
     from recsys.models import saved_cf
     from recsys.models.saved import SavedModel, probabilities
     from recsys.tracking.console import Console
@@ -64,10 +66,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     console.banner(f"{saved.spec.class_name} of {folder} on {cfg.data.path}")
 
     output = make_folder(cfg)
-    report = ClassificationReport()
+    report = report_for(schema.labels, schema.parents)
     target = output / "predictions.parquet"
     temporary = output / ".predictions.parquet.writing"
-    fields = pa.schema([("probability", pa.float32())])
+    tasks = len(schema.labels)
+    empty = saved.named(np.empty((0,) if tasks == 1 else (0, tasks), np.float32))
+    fields = pa.schema([(name, pa.float32()) for name in empty])
     done = 0
     with pq.ParquetWriter(temporary, fields) as writer:
         for batch in source.batches(columns, cfg.block_rows):
@@ -75,7 +79,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             logits = saved.logits_of(encoded)
             if labelled and encoded.label is not None:
                 report.add(logits, encoded.label, encoded.weight, encoded.group)
-            writer.write_table(pa.table({"probability": probabilities(logits)}, schema=fields))
+            writer.write_table(pa.table(saved.named(probabilities(logits)), schema=fields))
             done += len(logits)
             console.preparing(done, source.num_rows, "score")
     temporary.replace(target)
@@ -97,7 +101,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         )
     else:
         console.note(f"no label column ({', '.join(schema.labels)}): scores only")
-    console.note(f"{done:,} probabilities in {target}")
+    console.note(f"{done:,} rows scored in {target}")
     return result
 
 

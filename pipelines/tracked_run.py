@@ -64,7 +64,7 @@ class TrackedRun:
 
     def prepare_data(self) -> Prepared:
         """Read the recipe, fit and encode (or open what an earlier run encoded)."""
-        raw, options = config.build_dataset(self.cfg.data)
+        raw, options = config.build_dataset(self.cfg.data, self.spec.family)
         self.console.banner(
             f"recsys {recsys.__version__} - {self.spec.class_name} on {raw.name} - {self.device} - "
             f"seed {self.seed}"
@@ -221,7 +221,7 @@ def log_model(
 ) -> None:
     """Log the model as a pyfunc that carries its code, its signature made of raw rows."""
     package = Path(recsys.__file__).parent
-    scored = pd.DataFrame({"probability": saved.predict(example)})
+    scored = pd.DataFrame(saved.named(saved.predict(example)))
     tracker.log_pyfunc_model(
         "model",
         python_model=str(package / "tracking" / "pyfunc.py"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from recsys.data.prepare import Prepared
 from recsys.data.schema import Schema
 from recsys.errors import SchemaError
 from recsys.metrics.ranking import BUCKETS, Ranking
-from recsys.metrics.report import ClassificationReport
+from recsys.metrics.task_report import Report
 from recsys.models.explanations import Explanations
 from recsys.models.importance import Importance, Score, permutation_importance, sample_rows
 from recsys.models.recommender import Recommender
@@ -46,7 +47,7 @@ def write_plots(
     train_rows: int,
     curve: TrainingCurve,
     monitor: str,
-    reports: dict[str, ClassificationReport],
+    reports: Mapping[str, Report],
     step: str = "optimiser step",
 ) -> None:
     """Training curve; calibration, ROC and lift of the last split."""
@@ -56,15 +57,29 @@ def write_plots(
     plots.save_figure(*figure, folder / "training_curve")
     if reports:
         split, report = list(reports.items())[-1]
-        ranked = report.ranked()
-        if 0 < ranked.positives.sum() < ranked.mass.sum():
-            about = plots.Subject(model, dataset, report.num_rows)
+        for task, part in report.parts.items():
+            ranked = part.ranked()
+            if not 0 < ranked.positives.sum() < ranked.mass.sum():
+                continue
+            shown = f"{dataset}, {task.replace('/', ' ')}" if task else dataset
+            about = plots.Subject(model, shown, part.num_rows)
             for name, draw in (
                 ("calibration", plots.calibration_plot),
                 ("roc_pr", plots.roc_pr_plot),
                 ("lift", plots.lift_by_decile),
             ):
-                plots.save_figure(*draw(about, ranked), folder / f"{split}_{name}")
+                file = "_".join(filter(None, (split, name, file_part(task))))
+                plots.save_figure(*draw(about, ranked), folder / file)
+
+
+def file_part(label: str) -> str:
+    """A label as part of a file's name.
+
+    Example:
+        >>> file_part("conversion/cvr")
+        'conversion_cvr'
+    """
+    return re.sub(r"[^\w.-]+", "_", label)
 
 
 def first_batches(data: Prepared) -> Iterable[Batch]:

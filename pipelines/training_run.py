@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from recsys.data.store import Store
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.row_counts import count_rows
 from recsys.errors import ConfigError
-from recsys.metrics.report import ClassificationReport
+from recsys.metrics.task_report import Report
 from recsys.models.recommender import Recommender
 from recsys.tracking.console import Console
 from recsys.tracking.format import size
@@ -33,6 +34,7 @@ from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizer
 from recsys.training.options import TrainerOptions
 from recsys.training.ranks import Ranks
 from recsys.training.signals import Interrupted
+from recsys.training.task_balance import TaskBalance, TaskOptions
 
 GATE_METRICS = ("kept_share", "kept_rows", "seen_rows", "table_bytes", "full_table_bytes")
 
@@ -59,6 +61,14 @@ class TrainingRun(TrackedRun):
             self.gate = config.build_options(GateOptions, cfg.gate, "gate")
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
             self.gate.check(self.embedding.layout, self.optimizer_options.name, world_size)
+        self.task_options = config.build_options(TaskOptions, cfg.tasks, "tasks")
+        if family != "mtl" and self.task_options != TaskOptions():
+            raise ConfigError(
+                f"tasks.* weighs the labels of mtl models against each other; {family} models "
+                "learn one. Leave it out."
+            )
+        if family == "mtl" and self.gate is not None:
+            raise ConfigError("gate=optfs is for ctr models. Leave gate out for mtl models.")
         self.spec.check(self.embedding.dim)
         self.device = choose_device(self.trainer_options.device)
         if self.trainer_options.threads:
@@ -116,12 +126,21 @@ class TrainingRun(TrackedRun):
             self.optimizer_options.storage_factory(self.device, self.ranks.world_size),
             self.spec.pools_histories,
             self.spec.needs_fields,
+            separate_tables=self.spec.separate_tables,
         ).to(self.device)
+        labels = data.pipeline.schema.labels
+        balance = None
+        if len(labels) > 1:
+            balance = TaskBalance(labels, self.task_options).to(self.device)
         counts = None
         if self.optimizer_options.embedding_mba:
             counts = count_rows(data.train, recommender.lookup.layout)
         optimizers = Optimizers(
-            recommender.lookup, recommender.model, self.optimizer_options, counts
+            recommender.lookup,
+            recommender.model,
+            self.optimizer_options,
+            counts,
+            () if balance is None else balance.parameters(),
         )
         parameters = recommender.num_parameters()
         memory = recommender.lookup.memory(STATE_FLOATS[self.optimizer_options.name])
@@ -129,7 +148,7 @@ class TrainingRun(TrackedRun):
         self.console.note(f"output {self.folder}   {tracker.url}")
         self.log_data(data, tracker)
 
-        trainer = self.trainer(recommender, optimizers, data, tracker)
+        trainer = self.trainer(recommender, optimizers, data, tracker, balance)
         train, val = self.loader(data.train, shuffle=True), None
         if data.val is not None:
             val = self.loader(data.val, shuffle=False)
@@ -181,7 +200,12 @@ class TrainingRun(TrackedRun):
         return result
 
     def trainer(
-        self, recommender: Recommender, optimizers: Optimizers, data: Prepared, tracker: Tracker
+        self,
+        recommender: Recommender,
+        optimizers: Optimizers,
+        data: Prepared,
+        tracker: Tracker,
+        balance: TaskBalance | None,
     ) -> Trainer:
         """The loop, or the loop with gates around it."""
         checkpoints = Checkpoints(self.folder / "checkpoints", self.trainer_options.keep_last)
@@ -196,6 +220,7 @@ class TrainingRun(TrackedRun):
                 observers=observers,
                 ranks=self.ranks,
                 facts=facts,
+                balance=balance,
             )
         return OptFSTrainer(
             recommender,
@@ -227,7 +252,7 @@ class TrainingRun(TrackedRun):
         self,
         result: dict[str, Any],
         trainer: Trainer,
-        reports: dict[str, ClassificationReport],
+        reports: Mapping[str, Report],
         data: Prepared,
         tracker: Tracker,
     ) -> None:
@@ -244,7 +269,7 @@ class TrainingRun(TrackedRun):
         self,
         result: dict[str, Any],
         trainer: Trainer,
-        reports: dict[str, ClassificationReport],
+        reports: Mapping[str, Report],
         data: Prepared,
     ) -> Path:
         """How training went, what the model explains, what each field is worth to it."""

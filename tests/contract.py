@@ -1,4 +1,4 @@
-"""What every CTR model must do, as assertions that take a model."""
+"""What every ctr and mtl model must do, as assertions that take a model."""
 
 from __future__ import annotations
 
@@ -12,41 +12,60 @@ import yaml
 from torch import Tensor, nn
 
 from recsys.embedding.embedded import Embedded, History
-from recsys.models.base import CTRModel, ModelInputs
+from recsys.models.base import InteractionModel, ModelInputs, Tasks
 from recsys.models.saved import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"num_fields": 5, "embed_dim": 8}
 HISTORIES = {"history": 4, "other": 3}
 """Longest list of each history."""
+TASKS = Tasks(("click", "conversion", "like", "follow"), (-1, 0, -1, -1))
+"""What mtl models learn."""
+FAMILIES = ("ctr", "mtl")
 
 
-def ctr_stems() -> list[str]:
-    """Every CTR model that is a network, by the stem of its YAML file."""
-    stems = sorted(path.stem for path in (ROOT / "configs/ctr").glob("*.yaml"))
-    return [stem for stem in stems if issubclass(model_class(stem), CTRModel)]
+def stems(family: str) -> list[str]:
+    """Every model of a family that is a network, by the stem of its YAML file."""
+    found = sorted(path.stem for path in (ROOT / f"configs/{family}").glob("*.yaml"))
+    return [stem for stem in found if issubclass(model_class(stem), InteractionModel)]
+
+
+def family_of(stem: str) -> str:
+    """The family whose folder has the model's YAML file."""
+    (family,) = (one for one in FAMILIES if (ROOT / f"configs/{one}/{stem}.yaml").is_file())
+    return family
 
 
 def options(stem: str) -> dict[str, Any]:
     """The YAML file's keys and values, `_target_` included."""
-    return yaml.safe_load((ROOT / f"configs/ctr/{stem}.yaml").read_text())
+    return yaml.safe_load(yaml_file(stem).read_text())
 
 
-def model_class(stem: str) -> type[CTRModel]:
+def yaml_file(stem: str) -> Path:
+    """Where a model's options are listed."""
+    return ROOT / f"configs/{family_of(stem)}/{stem}.yaml"
+
+
+def model_class(stem: str) -> type[InteractionModel]:
     module, name = options(stem)["_target_"].rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
 
 
-def keywords(cls: type[CTRModel]) -> dict[str, Any]:
+def keywords(cls: type[InteractionModel]) -> dict[str, Any]:
     """Keyword-only constructor arguments and their defaults."""
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def make(stem: str, inputs: ModelInputs, **overrides: Any) -> CTRModel:
+def as_lists(value: Any) -> Any:
+    """Tuples, nested ones too, as YAML writes them."""
+    return [as_lists(one) for one in value] if isinstance(value, tuple) else value
+
+
+def make(stem: str, inputs: ModelInputs, **overrides: Any) -> InteractionModel:
     """The model as its YAML file describes it, for these inputs, with some options replaced."""
     chosen = {k: v for k, v in options(stem).items() if k != "_target_"} | overrides
-    return ModelSpec("ctr", options(stem)["_target_"], chosen).make(inputs)
+    return ModelSpec(family_of(stem), options(stem)["_target_"], chosen).make(inputs)
 
 
 def model_inputs(num_dense: int = 0, num_fields: int = SIZES["num_fields"]) -> ModelInputs:
@@ -57,16 +76,19 @@ def model_inputs(num_dense: int = 0, num_fields: int = SIZES["num_fields"]) -> M
         num_dense=num_dense,
         slots=tuple(f"field{i}" for i in range(num_fields)),
         histories=dict.fromkeys(HISTORIES, dim),
+        tasks=TASKS,
     )
 
 
-def build(stem: str, num_dense: int = 0, seed: int = 0, **overrides: Any) -> CTRModel:
+def build(stem: str, num_dense: int = 0, seed: int = 0, **overrides: Any) -> InteractionModel:
     """As `make`, for the sizes of `inputs`."""
     torch.manual_seed(seed)
     return make(stem, model_inputs(num_dense), **overrides)
 
 
-def inputs(batch: int, num_dense: int = 0, seed: int = 0) -> Embedded:
+def inputs(
+    batch: int, num_dense: int = 0, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Embedded:
     return Embedded.random(
         batch=batch,
         fields=SIZES["num_fields"],
@@ -74,6 +96,7 @@ def inputs(batch: int, num_dense: int = 0, seed: int = 0) -> Embedded:
         dense=num_dense,
         histories=HISTORIES,
         seed=seed,
+        dtype=dtype,
     )
 
 
@@ -105,31 +128,40 @@ def stack(parts: list[Embedded]) -> Embedded:
     )
 
 
-def loss_of(model: CTRModel, embedded: Embedded) -> Tensor:
+def loss_of(model: InteractionModel, embedded: Embedded) -> Tensor:
     """A sum over rows, so that it may be computed in blocks."""
     logit, own = model.training_outputs(embedded)
     label = (embedded.fields[:, 0, 0] > 0).float()
+    if logit.dim() == 2:
+        label = label.unsqueeze(1).expand_as(logit)
     loss = nn.functional.binary_cross_entropy_with_logits(logit, label, reduction="sum")
     return loss if own is None else loss + own.sum()
 
 
-def gradients(model: CTRModel, embedded: Embedded) -> dict[str, Tensor | None]:
+def gradients(model: InteractionModel, embedded: Embedded) -> dict[str, Tensor | None]:
     model.zero_grad(set_to_none=True)
     loss_of(model, embedded).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def assert_output(model: CTRModel, embedded: Embedded) -> None:
+def assert_output(model: InteractionModel, embedded: Embedded) -> None:
     logit = model(embedded)
-    assert logit.shape == (len(embedded),)
+    tasks = (len(TASKS),) if model.learns_tasks else ()
+    assert logit.shape == (len(embedded), *tasks)
     assert logit.dtype == torch.float32
     assert torch.isfinite(logit).all()
 
 
-def assert_gradient_reaches_everything(model: CTRModel, embedded: Embedded) -> None:
+def assert_gradient_reaches_everything(model: InteractionModel, embedded: Embedded) -> None:
     """Every parameter, and every dense column (asked once weights that start at zero moved)."""
     grads = gradients(model, embedded)
     untouched = [name for name, grad in grads.items() if grad is None or not grad.any()]
+    if model.learns_tasks and untouched:  # what lies below weights that start at zero
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
+        again = gradients(model, embedded)
+        untouched = [n for n in untouched if again[n] is None or not again[n].any()]
     assert not untouched
     assert all(torch.isfinite(grad).all() for grad in grads.values() if grad is not None)
     if model.num_dense:
@@ -142,7 +174,7 @@ def assert_gradient_reaches_everything(model: CTRModel, embedded: Embedded) -> N
         assert (embedded.dense.grad != 0).any(dim=0).all()
 
 
-def assert_rows_do_not_mix(model: CTRModel, embedded: Embedded) -> None:
+def assert_rows_do_not_mix(model: InteractionModel, embedded: Embedded) -> None:
     """In evaluation a row's logit is a function of that row: permuted, alone, or beside others."""
     model.eval()
     batch = len(embedded)
@@ -155,7 +187,7 @@ def assert_rows_do_not_mix(model: CTRModel, embedded: Embedded) -> None:
     torch.testing.assert_close(model(other)[0], logit[0], rtol=1e-5, atol=1e-5)
 
 
-def assert_blocks_add_up(model: CTRModel, embedded: Embedded) -> None:
+def assert_blocks_add_up(model: InteractionModel, embedded: Embedded) -> None:
     """Gradients summed over blocks of rows equal those of the whole batch."""
     model.train()
     whole = gradients(model, embedded)

@@ -5,6 +5,8 @@ Letters   B rows of a block, n rows in all.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -55,6 +57,11 @@ class ClassificationReport:
             "labels": np.empty(capacity, dtype=np.bool_),
         }
 
+    @property
+    def parts(self) -> dict[str, ClassificationReport]:
+        """What there is to draw, by label: of one label, this report under no name."""
+        return {"": self}
+
     def add(
         self,
         logits: Values,
@@ -100,13 +107,12 @@ class ClassificationReport:
         self.num_seen += other.num_seen
 
     def tensors(self) -> dict[str, Tensor]:
-        """The gathered rows, to send to another rank; `from_tensors` is the inverse."""
+        """The gathered rows, to send to another rank; `with_rows` is the inverse."""
         return {name: torch.from_numpy(self._view(name)) for name in self._columns}
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> ClassificationReport:
-        """Rebuild a report from what `tensors` gave."""
-        report = cls()
+    def with_rows(self, tensors: Mapping[str, Tensor]) -> ClassificationReport:
+        """A report with the rows that `tensors` gave."""
+        report = ClassificationReport()
         report.add(
             tensors["logits"], tensors["labels"], tensors.get("weights"), tensors.get("groups")
         )

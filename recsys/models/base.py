@@ -17,12 +17,37 @@ from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError
 
 
+@dataclass(frozen=True)
+class Tasks:
+    """The labels of a data set, as tasks.
+
+    Example:
+        >>> tasks = Tasks(("click", "conversion"), (-1, 0))
+        >>> len(tasks), tasks.pairs
+        (2, [(0, 1)])
+    """
+
+    names: tuple[str, ...]
+    """Labels, in the order of the logits."""
+    parents: tuple[int, ...]
+    """For each task the one that must hold before it can, or -1."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(parent, task) of every nested task."""
+        return [(parent, task) for task, parent in enumerate(self.parents) if parent >= 0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelInputs:
     """What the schema dictates: a model's constructor gets those of these it has a parameter for.
 
     `num_fields`, `embed_dim` and `num_dense` are every model's first three parameters; a model that
-    reads histories also takes `histories`, one that tells its slots apart by name takes `slots`.
+    reads histories also takes `histories`, one that tells its slots apart by name takes `slots`,
+    one that learns several labels takes `tasks`.
     """
 
     num_fields: int
@@ -35,10 +60,12 @@ class ModelInputs:
     """Name of each slot, `field` or `field.k` for the k-th lookup; None while data is unread."""
     histories: Mapping[str, int] = field(default_factory=dict)
     """Name of each history in schema order -> width of its vectors; empty while data is unread."""
+    tasks: Tasks | None = None
+    """The labels, for models that learn several; None while data is unread."""
 
 
-class CTRModel(nn.Module, ABC):
-    """A click model: `forward(Embedded) -> logit [B]`, float32 and never squashed.
+class InteractionModel(nn.Module, ABC):
+    """From vectors to logits, float32 and never squashed.
 
     A subclass takes `num_fields`, `embed_dim` and `num_dense` (and what else of `ModelInputs` it
     needs), which the schema dictates, and its own keyword-only hyperparameters, which its YAML file
@@ -54,6 +81,9 @@ class CTRModel(nn.Module, ABC):
 
     min_fields: ClassVar[int] = 0
     """Fewest slots that the model can work with."""
+
+    learns_tasks: ClassVar[bool] = False
+    """True when `forward` has a logit for each of several labels, [B, K]."""
 
     needs_linear: bool = False
     """True when `forward` reads `Embedded.linear` (LR, FM, DeepFM and their kin). A model sets it
@@ -86,10 +116,10 @@ class CTRModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, embedded: Embedded) -> Tensor:
-        """Logits [B] of a batch of vectors."""
+        """Logits of a batch of vectors, in the shape of its labels."""
 
     def training_outputs(self, embedded: Embedded) -> tuple[Tensor, Tensor | None]:
-        """What a training step needs: logits [B], and a loss [B] of the model's own to be added to
+        """What a training step needs: logits, and a loss [B] of the model's own to be added to
         each row's cross-entropy (DIEN's auxiliary loss, FinalNet's distillation), or None."""
         return self(embedded), None
 
@@ -129,3 +159,7 @@ class CTRModel(nn.Module, ABC):
                 f"{type(self).__name__} needs a second table, but Embedded.second is None; build "
                 "the embedding with second=True."
             )
+
+
+class CTRModel(InteractionModel):
+    """A click model: `forward(Embedded) -> logit [B]`."""

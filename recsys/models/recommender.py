@@ -1,10 +1,11 @@
 """A whole model: the embedding lookup and the interaction model on top of it.
 
-Letters   B rows.
+Letters   B rows, K labels.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import torch
@@ -14,18 +15,19 @@ from recsys.data.batch import Batch
 from recsys.data.schema import Schema
 from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions, SlotPlan, table_of
 from recsys.embedding.storage import Storage
-from recsys.models.base import CTRModel, ModelInputs
+from recsys.errors import ConfigError
+from recsys.models.base import InteractionModel, ModelInputs, Tasks
 
 
 class Recommender(nn.Module):
-    """`Batch -> logit [B]`.
+    """`Batch -> logits`, [B] for one label, [B, K] for several.
 
     Args:
         lookup: Turns ids into vectors.
-        model: Turns vectors into a logit.
+        model: Turns vectors into logits.
     """
 
-    def __init__(self, lookup: EmbeddingLookup, model: CTRModel) -> None:
+    def __init__(self, lookup: EmbeddingLookup, model: InteractionModel) -> None:
         super().__init__()
         self.lookup = lookup
         self.model = model
@@ -35,11 +37,12 @@ class Recommender(nn.Module):
         cls,
         schema: Schema,
         embedding: EmbeddingOptions,
-        make_model: Callable[[ModelInputs], CTRModel],
+        make_model: Callable[[ModelInputs], InteractionModel],
         make_storage: Callable[[int, int], Storage],
         pool_histories: bool = True,
         vectors: bool = True,
         kept: Mapping[str, Tensor] | None = None,
+        separate_tables: bool = False,
     ) -> Recommender:
         """Size the model by the schema, then the lookup by what the model wants.
 
@@ -51,7 +54,12 @@ class Recommender(nn.Module):
             pool_histories: False when the model reads `Embedded.history`.
             vectors: False when it reads only `Embedded.linear`.
             kept: Table name -> mask of its rows that a gate left; None for all.
+            separate_tables: True when each label has vectors of its own: rows are then as many
+                times as wide.
         """
+        tasks = Tasks(schema.labels, schema.parents)
+        if separate_tables:
+            embedding = dataclasses.replace(embedding, dim=embedding.dim * len(tasks))
         layout = embedding.build_layout(schema)
         plan = SlotPlan.of(schema, layout, embedding.numeric, pool_histories)
         model = make_model(
@@ -64,8 +72,15 @@ class Recommender(nn.Module):
                     field.name: embedding.dim * layout.table(table_of(field)).lookups
                     for field in plan.sequences
                 },
+                tasks=tasks,
             )
         )
+        if len(tasks) > 1 and not model.learns_tasks:
+            raise ConfigError(
+                f"{type(model).__name__} learns one label, but this data has {len(tasks)}: "
+                f"{', '.join(tasks.names)}. Choose one of them, data.labels=[{tasks.names[0]}], or "
+                "an mtl model."
+            )
         lookup = EmbeddingLookup(
             schema,
             embedding,

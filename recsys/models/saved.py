@@ -70,6 +70,11 @@ class ModelSpec:
         return bool(getattr(import_target(self.target), "needs_fields", True))
 
     @property
+    def separate_tables(self) -> bool:
+        """True when each label has vectors of its own."""
+        return bool(getattr(import_target(self.target), "separate_tables", False))
+
+    @property
     def boosted(self) -> bool:
         """True when the model is made of trees, without embeddings."""
         return bool(getattr(import_target(self.target), "boosted", False))
@@ -153,13 +158,15 @@ class SavedModel:
         """Logits of raw rows: a table, a frame or a mapping of columns; extra columns are ignored.
 
         Shape:
-            return [B] float32
+            return [B] float32, or [B, K] of a model of several labels
 
         Raises:
             SchemaError: a column is missing or holds what it may not.
         """
         rows = arrow_table(table)
-        out = np.empty(rows.num_rows, dtype=np.float32)
+        tasks = len(self.pipeline.schema.labels)
+        shape = (rows.num_rows,) if tasks == 1 else (rows.num_rows, tasks)
+        out = np.empty(shape, dtype=np.float32)
         for start in range(0, rows.num_rows, block):
             encoded = self.pipeline.transform(rows.slice(start, block))
             out[start : start + len(encoded)] = self.logits_of(encoded)
@@ -167,18 +174,29 @@ class SavedModel:
 
     @torch.no_grad()
     def logits_of(self, encoded: EncodedTable) -> np.ndarray:
-        """Logits of rows that this model's pipeline has encoded, [B] float32."""
+        """Logits of rows that this model's pipeline has encoded, [B] or [B, K] float32."""
         if isinstance(self.model, Recommender):
             return self.model(encoded.to_batch()).numpy()
         return self.model.logits_of(encoded)
 
     def predict(self, table: Raw) -> np.ndarray:
-        """Probabilities of raw rows, [B] float32."""
+        """Probabilities of raw rows, [B] or [B, K] float32."""
         return probabilities(self.predict_logits(table))
+
+    def named(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Probabilities by column: `probability`, or `probability_<label>` of several labels."""
+        if scores.ndim == 1:
+            return {"probability": scores}
+        columns = zip(self.pipeline.schema.labels, scores.T, strict=True)
+        return {f"probability_{label}": np.ascontiguousarray(one) for label, one in columns}
 
     def save(self, folder: Path) -> Path:
         """Write the folder, whole or not at all."""
         options = self.model.lookup.options if isinstance(self.model, Recommender) else None
+        if options is not None and self.spec.separate_tables:
+            # The card says the width that was asked for: loading multiplies it again.
+            labels = len(self.pipeline.schema.labels)
+            options = dataclasses.replace(options, dim=options.dim // labels)
         card = {
             **FORMAT,
             "model": dataclasses.asdict(self.spec),
@@ -225,6 +243,7 @@ class SavedModel:
                 for name, mask in weights.items()
                 if name.startswith("tables.") and name.endswith(".kept")
             },
+            spec.separate_tables,
         )
         try:
             recommender.load_tensors(weights)

@@ -14,7 +14,7 @@ from recsys.models.saved import SavedModel
 
 
 class RecommenderModel(mlflow.pyfunc.PythonModel):
-    """Raw columns in, one probability per row out."""
+    """Raw columns in, one probability per row and label out."""
 
     def load_context(self, context: Any) -> None:
         """Load the folder that was logged as the artifact `model`."""
@@ -23,8 +23,8 @@ class RecommenderModel(mlflow.pyfunc.PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Score rows; the column `probability` is float32."""
-        return pd.DataFrame({"probability": self.saved.predict(model_input)})
+        """Score rows; the columns that `SavedModel.named` names are float32."""
+        return pd.DataFrame(self.saved.named(self.saved.predict(model_input)))
 
 
 mlflow.models.set_model(RecommenderModel())

@@ -69,9 +69,9 @@ def model_table(
 
 def result_table(result: Mapping[str, Any]) -> Table:
     """One row per split, and the best that is possible where that is known."""
-    metrics: dict[str, Mapping[str, float]] = dict(result["metrics"])
+    metrics = by_label(result["metrics"])
     if result.get("bayes"):
-        metrics["best possible"] = result["bayes"]
+        metrics |= by_label({"best possible": result["bayes"]})
     names = shown_metrics({name: 0.0 for values in metrics.values() for name in values})
     rows = [
         (split, *(metric(name, values[name]) if name in values else "" for name in names))
@@ -80,6 +80,22 @@ def result_table(result: Mapping[str, Any]) -> Table:
     by_test = result.get("selection") == "test" and result["epochs"]
     chosen = ", epochs chosen by the test pairs" if by_test else ""
     return Table(f"Result: {result['model']} on {result['data']}{chosen}", ("", *names), rows)
+
+
+def by_label(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Metrics of several labels, `test: click/auc`, with a part of their own: `test click: auc`.
+
+    Example:
+        >>> by_label({"test": {"auc": 0.7, "click/auc": 0.8, "buy/cvr/auc": 0.6}})
+        {'test': {'auc': 0.7}, 'test click': {'auc': 0.8}, 'test buy cvr': {'auc': 0.6}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    for split, values in metrics.items():
+        for key, value in values.items():
+            label, _, name = key.rpartition("/")
+            part = " ".join(filter(None, (split, label.replace("/", " "))))
+            found.setdefault(part, {})[name] = value
+    return found
 
 
 def result_line(result: Mapping[str, Any]) -> str:

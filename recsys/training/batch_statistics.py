@@ -11,7 +11,8 @@ features that FGCNN generates), that is many standard deviations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -45,3 +46,21 @@ def renew_batch_statistics(recommender: Recommender, batches: Iterable[Batch]) -
             recommender(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+@contextlib.contextmanager
+def kept_batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Within the block, batch norm uses its running statistics and leaves them alone: what a batch
+    of one row, the last of an epoch, is normalised by."""
+    norms = [
+        one
+        for one in module.modules()
+        if isinstance(one, nn.modules.batchnorm._BatchNorm) and one.training
+    ]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()

@@ -1,4 +1,4 @@
-"""The training loop, the same for every ctr model, on one process or several.
+"""The training loop, the same for every ctr and mtl model, on one process or several.
 
 Letters   B rows of a batch, K labels.
 """
@@ -19,9 +19,9 @@ from recsys.data.loader import Loader
 from recsys.data.schema import Schema
 from recsys.embedding.embedded import Embedded, History
 from recsys.errors import CheckpointError, ConfigError, NonFiniteError
-from recsys.metrics.report import ClassificationReport
+from recsys.metrics.task_report import Report, report_for
 from recsys.models.recommender import Recommender
-from recsys.training.batch_statistics import renew_batch_statistics
+from recsys.training.batch_statistics import kept_batch_statistics, renew_batch_statistics
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.losses import binary_cross_entropy_sum, label_mass
 from recsys.training.optimizers import Optimizers
@@ -36,6 +36,7 @@ from recsys.training.progress import (
 )
 from recsys.training.ranks import Ranks
 from recsys.training.signals import Interrupted, StopRequest
+from recsys.training.task_balance import TaskBalance
 
 
 class Trainer:
@@ -49,6 +50,7 @@ class Trainer:
         observers: Told of progress, on the first rank only.
         ranks: This process among all.
         facts: Plain values to keep in every checkpoint, such as the run's id.
+        balance: How the losses of several labels become one; None: of one label.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class Trainer:
         observers: tuple[Observer, ...] = (),
         ranks: Ranks | None = None,
         facts: dict[str, Any] | None = None,
+        balance: TaskBalance | None = None,
     ) -> None:
+        self.balance = balance
         self.facts = dict(facts or {})
         self.recommender = recommender
         self.model = recommender.model
@@ -97,11 +101,14 @@ class Trainer:
             The batch's mean loss before the update, and the gradient's norm before clipping.
         """
         self.optimizers.zero_grad()
+        self._task_losses = torch.zeros_like(batch.label[:1].sum(dim=0))
         mass = self.ranks.sum(label_mass(batch.label, batch.weight)).clamp(min=1e-12)
         if len(batch):
             loss = self._forward_backward(batch, mass)
         else:
             loss = torch.zeros((), device=self.device)
+        if self.balance is not None:
+            self.balance.stepped(self.ranks.sum(self._task_losses))
         self.ranks.sum_gradients(self.optimizers.parameters)
         if self.optimizers.table is not None:
             self.ranks.sum_table_gradient(
@@ -113,6 +120,12 @@ class Trainer:
         return self.ranks.sum(loss), norm
 
     def _forward_backward(self, batch: Batch, mass: Tensor) -> Tensor:
+        if len(batch) > 1:
+            return self._gradients_of(batch, mass)
+        with kept_batch_statistics(self.model):  # one row has no statistics of its own
+            return self._gradients_of(batch, mass)
+
+    def _gradients_of(self, batch: Batch, mass: Tensor) -> Tensor:
         embedded = self.lookup(batch)
         block = self.options.block_rows
         if block is None or block >= len(batch):
@@ -141,9 +154,12 @@ class Trainer:
             logits, own = self._interaction(embedded)
         weights = None if batch.weight is None else batch.weight[rows]
         loss = binary_cross_entropy_sum(logits, batch.label[rows], weights) / mass
-        if own is not None:
-            loss = loss + (own if weights is None else own * weights).sum() / mass
         share = len(embedded) / max(len(batch), 1) / self.ranks.world_size
+        if self.balance is not None:
+            self._task_losses += loss.detach()
+            loss = self.balance(loss, share)
+        if own is not None:
+            loss = loss + (own if weights is None else own * weights).sum() / mass.max()
         return loss + self.model.regularization() * share
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -168,9 +184,11 @@ class Trainer:
     # -- evaluation --------------------------------------------------------------------------
 
     @torch.no_grad()
-    def evaluate(self, loader: Loader) -> ClassificationReport:
+    def evaluate(self, loader: Loader) -> Report:
         """Logits of every row of a loader, with labels; exact over all ranks."""
-        report = ClassificationReport(capacity=loader.store.num_rows // self.ranks.world_size + 1)
+        schema = loader.store.schema
+        capacity = loader.store.num_rows // self.ranks.world_size + 1
+        report = report_for(schema.labels, schema.parents, capacity)
         self.ranks.copy_buffers(self.model)
         self.recommender.eval()
         for batch in loader:
@@ -227,6 +245,8 @@ class Trainer:
                 self._report_step(loss, norm, clock, total)
             if train.state()["step"] == len(train):
                 self.epoch += 1
+                if self.balance is not None:
+                    self.balance.epoch_done()
             if self._after_step(train, val, total):
                 return
 
@@ -350,7 +370,7 @@ class Trainer:
 
     def _stage_tensors(self) -> dict[str, dict[str, Tensor]]:
         """What else a checkpoint must hold, file stem -> name -> tensor."""
-        return {}
+        return {} if self.balance is None else {"balance": self.balance.state_dict()}
 
     def _stage_facts(self) -> dict[str, Any]:
         """Plain values beside them."""
@@ -370,6 +390,8 @@ class Trainer:
                 f"the optimiser state in {checkpoint.folder} does not fit: {error}. Continue with "
                 "the configuration that wrote it."
             ) from error
+        if self.balance is not None:
+            self.balance.load_state_dict(checkpoint.tensors["balance"])
         state = checkpoint.state
         train.load_state(state["loader"])
         self.global_step, self.epoch = state["step"], state["epoch"]

@@ -11,17 +11,18 @@ from torch import Tensor
 
 
 def label_mass(labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Total weight of the labels that are present (not NaN), scalar: what a mean divides by."""
+    """Total weight of the labels that are present (not NaN), scalar or [K]: what a mean over rows
+    divides by."""
     present = ~labels.isnan()
     if weights is None:
-        return present.sum().to(torch.float32)
-    return (present * _like(weights, labels)).sum()
+        return present.sum(dim=0).to(torch.float32)
+    return (present * _like(weights, labels)).sum(dim=0)
 
 
 def binary_cross_entropy_sum(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """Weighted sum of binary cross-entropies; a NaN label counts nothing.
+    """Weighted sum over rows of binary cross-entropies; a NaN label counts nothing.
 
     Computed from logits: a probability of 1 - 1e-9 does not exist in float32, its logit does.
 
@@ -29,7 +30,7 @@ def binary_cross_entropy_sum(
         logits   [B] or [B, K]
         labels   as logits, in {0, 1, NaN}
         weights  [B] or None
-        return   scalar
+        return   scalar, or [K]
 
     Example:
         >>> binary_cross_entropy_sum(torch.zeros(2), torch.tensor([1.0, float("nan")]))
@@ -41,7 +42,7 @@ def binary_cross_entropy_sum(
     )
     if weights is not None:
         losses = losses * _like(weights, labels)
-    return torch.where(present, losses, 0.0).sum()
+    return torch.where(present, losses, 0.0).sum(dim=0)
 
 
 def _like(weights: Tensor, labels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ arXiv:1706.06978, Eq. 4-7).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,7 @@ class Optimizers:
         model: The interaction model.
         options: Rates and kinds.
         row_counts: How often training reads each row of the tables [R], for `embedding_mba`.
+        more: Parameters beside the model's, such as weights of losses.
     """
 
     def __init__(
@@ -118,11 +119,12 @@ class Optimizers:
         model: nn.Module,
         options: OptimizerOptions,
         row_counts: Tensor | None = None,
+        more: Iterable[nn.Parameter] = (),
     ) -> None:
         self.options = options
         self.storage = lookup.storage
         self.row_counts = row_counts
-        self.parameters = [*model.parameters(), *lookup.dense_parameters()]
+        self.parameters = [*model.parameters(), *lookup.dense_parameters(), *more]
         groups: list[dict[str, Any]] = []
         if self.parameters:
             groups.append({"params": self.parameters, "lr": options.lr})

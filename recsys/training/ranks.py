@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recsys.metrics.report import ClassificationReport
+from recsys.metrics.task_report import Report
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,15 @@ class Ranks:
             rows.unsqueeze(0), values, table.shape, check_invariants=False
         )
 
-    def merge_reports(self, report: ClassificationReport) -> ClassificationReport:
+    def merge_reports(self, report: Report) -> Report:
         """The rows of every rank's report in one, on every rank; metrics are then exact."""
         if self.world_size == 1:
             return report
         parts: list[dict[str, Tensor]] = [{} for _ in self._all()]
         dist.all_gather_object(parts, report.tensors())
-        merged = ClassificationReport.from_tensors(parts[0])
+        merged: Report = report.with_rows(parts[0])
         for part in parts[1:]:
-            merged.merge(ClassificationReport.from_tensors(part))
+            merged.merge(report.with_rows(part))
         return merged
 
     def _all(self) -> range:

@@ -77,7 +77,7 @@ def test_merging_ranks_equals_one_pass(columns):
     ranks = [gather({k: v[r::3] for k, v in columns.items()}, [0, 100, 400]) for r in range(3)]
     merged = ClassificationReport()
     for rank in ranks:
-        merged.merge(ClassificationReport.from_tensors(rank.tensors()))
+        merged.merge(ClassificationReport().with_rows(rank.tensors()))
     merged.merge(ClassificationReport())  # a rank that had no rows
     assert merged.num_rows == merged.num_seen == NUM_ROWS
     assert merged.compute() == pytest.approx(whole.compute(), rel=1e-12)

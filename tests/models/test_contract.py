@@ -1,4 +1,4 @@
-"""Every model named in configs/ctr keeps the contract; a new YAML file joins by existing."""
+"""Every model of configs/ctr and configs/mtl keeps the contract; a YAML file joins by existing."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import torch
 from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError
 from recsys.models.base import CTRModel, ModelInputs
+from recsys.models.multitask import MTLModel
 from tests import contract
 
-STEMS = contract.ctr_stems()
+STEMS = [stem for family in contract.FAMILIES for stem in contract.stems(family)]
 every_model = pytest.mark.parametrize("stem", STEMS)
 with_and_without_dense = pytest.mark.parametrize("num_dense", [0, 3])
 
 
 def test_there_are_models() -> None:
-    assert {"lr", "fm", "mlp", "dcnv2", "autoint"} <= set(STEMS)
+    assert {"lr", "fm", "mlp", "dcnv2", "autoint", "mmoe", "home"} <= set(STEMS)
 
 
 @every_model
 def test_stem_names_the_class_the_module_and_the_test(stem: str) -> None:
     cls = contract.model_class(stem)
-    assert issubclass(cls, CTRModel)
+    family = contract.family_of(stem)
+    assert issubclass(cls, CTRModel if family == "ctr" else MTLModel)
     assert cls.__name__.lower() == stem
-    assert cls.__module__ == f"recsys.models.ctr.{stem}"
-    assert (contract.ROOT / f"tests/models/ctr/test_{stem}.py").is_file()
+    assert cls.__module__ == f"recsys.models.{family}.{stem}"
+    assert (contract.ROOT / f"tests/models/{family}/test_{stem}.py").is_file()
 
 
 @every_model
@@ -35,15 +37,18 @@ def test_yaml_lists_the_constructor_keywords_and_defaults(stem: str) -> None:
     listed = {k: v for k, v in contract.options(stem).items() if k != "_target_"}
     defaults = contract.keywords(contract.model_class(stem))
     assert list(listed) == list(defaults), "same keys, in the same order"
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
+    plain = {k: contract.as_lists(v) for k, v in defaults.items()}
     assert listed == plain
     assert {k: type(v) for k, v in listed.items()} == {k: type(v) for k, v in plain.items()}
 
 
 @every_model
 def test_yaml_explains_itself(stem: str) -> None:
-    lines = (contract.ROOT / f"configs/ctr/{stem}.yaml").read_text().splitlines()
-    assert lines[0].startswith(f"# {contract.model_class(stem).__name__}")
+    lines = contract.yaml_file(stem).read_text().splitlines()
+    name = lines[0].removeprefix("# ").partition(":")[0]
+    assert name.replace(" ", "").lower() == stem or name.startswith(
+        contract.model_class(stem).__name__
+    )
     bare = [line for line in lines[2:] if line.strip() and not re.search(r"\S\s+# \S", line)]
     assert not bare, "every option needs a comment with its unit or range"
 
@@ -78,7 +83,7 @@ def test_one_row_and_no_rows(stem: str, num_dense: int) -> None:
 
 @every_model
 def test_dense_columns_alone_are_enough(stem: str) -> None:
-    inputs = ModelInputs(num_fields=0, embed_dim=4, num_dense=3, slots=())
+    inputs = ModelInputs(num_fields=0, embed_dim=4, num_dense=3, slots=(), tasks=contract.TASKS)
     if contract.model_class(stem).min_fields or contract.model_class(stem).needs_history:
         with pytest.raises(ConfigError):
             contract.make(stem, inputs)
@@ -196,7 +201,10 @@ def test_missing_first_order_weights_are_named(stem: str) -> None:
 @every_model
 def test_no_inputs_at_all_is_an_error(stem: str) -> None:
     with pytest.raises((ValueError, ConfigError), match="at least"):
-        contract.make(stem, ModelInputs(num_fields=0, embed_dim=4, num_dense=0, slots=()))
+        contract.make(
+            stem,
+            ModelInputs(num_fields=0, embed_dim=4, num_dense=0, slots=(), tasks=contract.TASKS),
+        )
 
 
 @every_model

@@ -37,8 +37,8 @@ def test_every_keyword_reaches_lightgbm_or_the_loop() -> None:
 
 
 def test_it_is_no_network_and_networks_are_not_boosted() -> None:
-    assert "lightgbm" not in contract.ctr_stems()
-    assert "dcnv2" in contract.ctr_stems()
+    assert "lightgbm" not in contract.stems("ctr")
+    assert "dcnv2" in contract.stems("ctr")
     assert not issubclass(LightGBM, CTRModel)
     assert ModelSpec("ctr", "recsys.models.ctr.lightgbm.LightGBM", {}).boosted
     assert not ModelSpec("ctr", "recsys.models.ctr.lr.LR", {}).boosted
