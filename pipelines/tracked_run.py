@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -168,7 +168,10 @@ class TrackedRun:
         more: Mapping[str, float],
     ) -> None:
         """Write the numbers: in the output folder, in MLflow with the plots, and on screen."""
-        final = {f"test/{name}": value for name, value in result["metrics"].get("test", {}).items()}
+        found = compared(
+            result["metrics"].get("test", {}), ("auc", "gauc", "logloss", "calibration")
+        )
+        final = {f"test/{name}": value for name, value in found.items()}
         for key in ("fit_seconds", "train_rows_per_second", "peak_memory_mib"):
             final[key] = result[key]
         tracker.log_metrics(final | dict(more), step)
@@ -202,8 +205,24 @@ class TrackerObserver:
         )
 
     def evaluation(self, record: EvaluationRecord) -> None:
-        values = {f"val/{name}": value for name, value in record.metrics.items()}
+        found = compared(record.metrics, ("auc",))
+        values = {f"val/{name}": value for name, value in found.items()}
         self.tracker.log_metrics(values, record.step)
+
+
+def compared(metrics: Mapping[str, float], of_labels: Collection[str]) -> dict[str, float]:
+    """The metrics that runs are compared by: all of one label; of several their means, and these of
+    each label. (`result.json` has every number.)
+
+    Example:
+        >>> compared({"ece": 0.1, "click/auc": 0.8, "click/ece": 0.2}, ("auc",))
+        {'ece': 0.1, 'click/auc': 0.8}
+    """
+    return {
+        key: value
+        for key, value in metrics.items()
+        if "/" not in key or key.rpartition("/")[2] in of_labels
+    }
 
 
 def telling_rows(table: pa.Table, rows: int) -> pa.Table:

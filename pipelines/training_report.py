@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recsys.data.batch import Batch
 from recsys.data.encode import EncodedTable
@@ -19,12 +20,14 @@ from recsys.data.schema import Schema
 from recsys.errors import SchemaError
 from recsys.metrics.ranking import BUCKETS, Ranking
 from recsys.metrics.task_report import Report
+from recsys.models.expert_health import examine_experts, summary
 from recsys.models.explanations import Explanations
 from recsys.models.importance import Importance, Score, permutation_importance, sample_rows
 from recsys.models.recommender import Recommender
 from recsys.tracking import plots
 from recsys.tracking.console import Console
 from recsys.tracking.format import duration
+from recsys.training.losses import binary_cross_entropy_sum
 from recsys.training.progress import TrainingCurve
 
 if TYPE_CHECKING:
@@ -79,7 +82,7 @@ def file_part(label: str) -> str:
         >>> file_part("conversion/cvr")
         'conversion_cvr'
     """
-    return re.sub(r"[^\w.-]+", "_", label)
+    return re.sub(r"[^\w-]+", "_", label)
 
 
 def first_batches(data: Prepared) -> Iterable[Batch]:
@@ -149,6 +152,56 @@ def write_explanations(
             about, history, interest.mean, interest.deviation, interest.count
         )
         plots.save_figure(*figure, folder / f"interest_{history}")
+
+
+def write_experts(
+    folder: Path, model: str, dataset: str, recommender: Recommender, batches: Iterable[Batch]
+) -> dict[str, float]:
+    """Which experts are alive, used and learning: a figure of each block and of its gates.
+
+    Returns:
+        The worst over all blocks, see `recsys.models.expert_health.summary`.
+    """
+    device = recommender.lookup.storage.table().device
+    seen: list[int] = []
+
+    def moved() -> Iterator[Batch]:
+        for batch in batches:
+            seen.append(len(batch))
+            yield batch.to(device)
+
+    health, gates = examine_experts(recommender, moved(), loss_of_labels)
+    about = plots.Subject(model, dataset, sum(seen))
+    for block in health:
+        figure = plots.bar_panels(
+            about,
+            block.names,
+            [
+                plots.Panel("outputs that are zero", block.zero_share, columns=("zero_share", "")),
+                plots.Panel("gradient norm", block.gradient_norm, columns=("gradient_norm", "")),
+            ],
+            title=f"Experts of {block.block}",
+            column="expert",
+        )
+        plots.save_figure(*figure, folder / file_part(block.block))
+    for bank in gates:
+        figure = plots.heatmap(
+            about,
+            f"Mean weights of {bank.block}",
+            bank.readers,
+            bank.names,
+            bank.weight,
+            mask=bank.mask,
+            label="mean weight",
+            names=("reader", "expert", "weight"),
+        )
+        plots.save_figure(*figure, folder / file_part(bank.block))
+    return summary(health, gates)
+
+
+def loss_of_labels(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy over all rows and labels."""
+    return binary_cross_entropy_sum(logits, batch.label, batch.weight).sum()
 
 
 def write_gate(
@@ -261,6 +314,18 @@ def write_importance(
         title=f"Permutation importance, mean of {REPEATS} ± standard deviation",
     )
     plots.save_figure(*figure, folder / "importance")
+    if len(found.labels) > 1:
+        order = np.argsort(-found.auc_drop, kind="stable")
+        figure = plots.heatmap(
+            plots.Subject(model, dataset, found.num_rows),
+            "Drop in AUC of each label",
+            [found.fields[i] for i in order],
+            found.labels,
+            found.by_label[order],
+            label="drop in AUC",
+            names=("field", "label", "auc_drop"),
+        )
+        plots.save_figure(*figure, folder / "importance_by_label")
     best = ", ".join(f"{name} {drop:.4f}" for name, drop in found.top(5))
     console.note(f"importance in {duration(seconds)}, AUC lost without: {best}")
     return found

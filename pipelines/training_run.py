@@ -258,10 +258,11 @@ class TrainingRun(TrackedRun):
     ) -> None:
         """Model, plots and numbers: in the output folder, and in MLflow."""
         plots = self.write_figures(result, trainer, reports, data)
-        more = {}
+        more: dict[str, float] = {}
         if "gate" in result:
             more = {f"gate/{key}": result["gate"][key] for key in GATE_METRICS}
             self.console.note(gate_line(result["gate"]))
+        more |= {f"experts/{key}": value for key, value in result.get("experts", {}).items()}
         recommender = trainer.recommender.cpu()
         self.finish(result, recommender, data, plots, tracker, trainer.global_step, more)
 
@@ -284,6 +285,9 @@ class TrainingRun(TrackedRun):
         report.write_explanations(*about, report.slot_names(recommender), found)
         if "gate" in result:
             report.write_gate(*about, data.train.num_rows, result["gate"])
+        experts = report.write_experts(*about, recommender, report.first_batches(data))
+        if experts:
+            result["experts"] = experts
         if self.importance_rows:
             rows = report.importance_rows(data, self.importance_rows, self.seed)
             score = report.score_of(recommender)

@@ -43,7 +43,7 @@ PAIRS = ".interactions"
 """Function of a recipe's module that reads user-item pairs."""
 TRAINERS = {"cf": "ranking"}
 """Choice of `trainer` for a family, where `default` is not meant for it."""
-FREE_FORM = ("data.fields.", "data.types.", "data.histories.", "data.nested.")
+FREE_FORM = ("data.fields.", "data.types.", "data.histories.", "data.nested.", "tasks.weights.")
 """Mappings whose keys are the user's own column names."""
 
 if typing.TYPE_CHECKING:

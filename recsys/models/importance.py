@@ -6,7 +6,7 @@ Differs  Nothing is refitted and no field is dropped: the column of one field is
          Fields that carry the same information share their importance, and each alone may look
          unimportant; values are those of THIS model on THESE rows.
 
-Letters   n rows, F raw fields.
+Letters   n rows, F raw fields, K labels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recsys.errors import SchemaError
 from recsys.metrics.classification import auc_of, log_loss_of, rank
 
 Score: TypeAlias = Callable[[EncodedTable], np.ndarray]
-"""Logits [B] of encoded rows: any model, of any kind."""
+"""Logits [B] or [B, K] of encoded rows: any model, of any kind."""
 BLOCK_ROWS = 8192
 """Rows scored at a time."""
 
@@ -50,6 +50,10 @@ class Importance:
     logloss: float
     """Of the rows as they are."""
     num_rows: int
+    labels: tuple[str, ...]
+    """Labels that have positives and negatives: of several, all other numbers are means."""
+    by_label: np.ndarray
+    """[F, K] drop in AUC of each label."""
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The fields that cost most AUC, with what they cost."""
@@ -76,7 +80,8 @@ def permutation_importance(
     Args:
         score: The model.
         schema: Fitted; its fields are permuted one after the other.
-        rows: Encoded rows with labels [n]; those whose label is missing do not count.
+        rows: Encoded rows with labels [n] or [n, K]; where one is missing, it does not count. A
+            label of one class is left out.
         repeats: Permutations per field, at least 1.
         seed: Of the permutations; each field has its own, whatever other fields there are.
         together: Fields that take one permutation and count as one, in the place of the first of
@@ -87,22 +92,29 @@ def permutation_importance(
         SchemaError: the rows have no label, or only one class of it.
     """
     rows = _labelled(rows)
-    label, weight = rows.label, rows.weight
-    assert label is not None
-    if len(rows) == 0 or label.min() == label.max():
+    assert rows.label is not None
+    labels = rows.label.reshape(len(rows), -1)
+    judged = [k for k, column in enumerate(labels.T) if {0.0, 1.0} <= set(np.unique(column))]
+    if not judged:
         raise SchemaError(
             f"importance needs positives and negatives, but all {len(rows):,} labelled rows have "
             "one label. Give more rows."
         )
 
-    def quality(logits: np.ndarray) -> tuple[float, float]:
-        ranked = rank(logits, label, weight)
-        return auc_of(ranked), log_loss_of(ranked)
+    def quality(logits: np.ndarray) -> np.ndarray:
+        """AUC and log-loss of each label, [K, 2]."""
+        found = []
+        for k in judged:
+            there = ~np.isnan(labels[:, k])
+            weight = None if rows.weight is None else rows.weight[there]
+            ranked = rank(logits.reshape(len(rows), -1)[there, k], labels[there, k], weight)
+            found.append((auc_of(ranked), log_loss_of(ranked)))
+        return np.array(found)
 
     before = _logits(score, rows)
     whole = quality(before)
     units = _units(schema.names, together)
-    changes = np.empty((len(units), repeats, 2))
+    changes = np.empty((len(units), repeats, len(judged), 2))
     for position, names in enumerate(units):
         rng = np.random.default_rng([seed, *names[0].encode()])
         for repeat in range(repeats):
@@ -115,10 +127,12 @@ def permutation_importance(
             if differs.size:
                 logits[differs] = _logits(score, changed.take(differs))
             found = quality(logits)
-            changes[position, repeat] = whole[0] - found[0], found[1] - whole[1]
+            changes[position, repeat] = (whole - found) * [1, -1]
             if progress is not None:
                 done = position * repeats + repeat + 1
                 progress(done * len(rows), len(units) * repeats * len(rows))
+    by_label = changes[..., 0].mean(axis=1)
+    changes = changes.mean(axis=2)
     mean, deviation = changes.mean(axis=1), changes.std(axis=1)
     return Importance(
         fields=tuple(" + ".join(names) for names in units),
@@ -126,9 +140,11 @@ def permutation_importance(
         auc_drop_deviation=deviation[:, 0],
         logloss_rise=mean[:, 1],
         logloss_rise_deviation=deviation[:, 1],
-        auc=whole[0],
-        logloss=whole[1],
+        auc=float(whole[:, 0].mean()),
+        logloss=float(whole[:, 1].mean()),
         num_rows=len(rows),
+        labels=tuple(schema.labels[k] for k in judged),
+        by_label=by_label,
     )
 
 
@@ -197,11 +213,9 @@ def _rows_that_differ(
 
 
 def _labelled(rows: EncodedTable) -> EncodedTable:
-    if rows.label is None or rows.label.ndim != 1:
-        raise SchemaError(
-            "importance needs rows with one label column; these have none, or several."
-        )
-    present = np.flatnonzero(~np.isnan(rows.label))
+    if rows.label is None:
+        raise SchemaError("importance needs rows with labels; these have none.")
+    present = np.flatnonzero(~np.isnan(rows.label.reshape(len(rows), -1)).all(axis=1))
     return rows if len(present) == len(rows) else rows.take(present)
 
 

@@ -223,6 +223,56 @@ def attention_heatmap(
     return figure, table
 
 
+def heatmap(
+    subject: Subject,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    label: str,
+    names: tuple[str, str, str],
+) -> tuple[Figure, Columns]:
+    """A number for each pair of names, written in its cell; at most 40 rows are drawn.
+
+    Args:
+        subject: Model, data set and number of rows.
+        title: What is shown; the subject is added.
+        rows: R names.
+        columns: G names.
+        values: [R, G].
+        mask: [R, G] False where there is no number: left white.
+        label: What the numbers are.
+        names: Columns of the table: rows, columns, values.
+    """
+    there = np.ones(values.shape, bool) if mask is None else np.asarray(mask)
+    there = there & np.isfinite(values)
+    shown = np.where(there, values, np.nan)[:MAX_BARS]
+    size = (3.4 + 0.46 * len(columns), 2.2 + 0.26 * len(shown))
+    figure, (axis,) = new_figure(f"{title}\n{subject}", size=size)
+    top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
+    image = axis.imshow(shown, cmap="Blues", vmin=0.0, vmax=max(top, 1e-9), aspect="auto")
+    for row, column in np.argwhere(there[:MAX_BARS]):
+        value = float(shown[row, column])
+        axis.text(
+            column, row, f"{value:.2f}" if top >= 0.1 else f"{value:.3f}", ha="center",
+            va="center", fontsize=7, color="white" if value > 0.6 * top else "black",
+        )  # fmt: skip
+    axis.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90)
+    axis.set_yticks(range(len(shown)), [_short(name) for name in rows[: len(shown)]])
+    axis.tick_params(labelsize=8, length=0)
+    axis.grid(visible=False)
+    figure.colorbar(image, ax=axis, label=label, fraction=0.046, pad=0.02)
+    places = np.argwhere(there)
+    table = {
+        names[0]: [rows[row] for row, _ in places],
+        names[1]: [columns[column] for _, column in places],
+        names[2]: [float(values[row, column]) for row, column in places],
+    }
+    return figure, table
+
+
 def crosses_plot(
     subject: Subject,
     slots: Sequence[str],

@@ -34,6 +34,7 @@ from recsys.tracking.field_plots import (
     bar_panels,
     bars,
     crosses_plot,
+    heatmap,
     interest_by_recency,
 )
 from recsys.tracking.figures import (
@@ -61,6 +62,7 @@ __all__ = [
     "bars",
     "calibration_plot",
     "crosses_plot",
+    "heatmap",
     "interest_by_recency",
     "lift_by_decile",
     "roc_pr_plot",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-MAX_METRIC_NAMES = 40
+MAX_METRIC_NAMES = 80
 """More columns than this make the MLflow UI slow; a warning says so once."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]

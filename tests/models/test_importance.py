@@ -220,8 +220,30 @@ def test_rows_without_a_label_do_not_count_and_one_class_is_an_error() -> None:
     rows.label[50:] = 1.0
     with pytest.raises(SchemaError, match="150 labelled rows have one label"):
         permutation_importance(score, schema, rows)
-    with pytest.raises(SchemaError, match="one label column"):
+    with pytest.raises(SchemaError, match="rows with labels; these have none"):
         permutation_importance(score, schema, EncodedTable(rows.ids, rows.dense, rows.ragged))
+
+
+def test_of_several_labels_each_is_judged_and_the_mean_told() -> None:
+    schema, rows = encoded(400)
+    assert rows.label is not None
+    rng = np.random.default_rng(1)
+    other = (rng.random(400) < 0.3).astype(np.float32)
+    other[:100] = np.nan
+    one_class = np.zeros(400, np.float32)
+    alone = [
+        permutation_importance(score, schema, dataclasses.replace(rows, label=label), repeats=2)
+        for label in (rows.label, other)
+    ]
+    both = dataclasses.replace(rows, label=np.stack([rows.label, one_class, other], axis=1))
+    three = Schema(schema.fields, ("click", "never", "other"))
+    found = permutation_importance(
+        lambda part: np.repeat(score(part)[:, None], 3, axis=1), three, both, repeats=2
+    )
+    assert found.labels == ("click", "other")
+    np.testing.assert_allclose(found.by_label[:, 0], alone[0].auc_drop)
+    np.testing.assert_allclose(found.auc_drop, found.by_label.mean(axis=1))
+    assert found.auc == pytest.approx((alone[0].auc + alone[1].auc) / 2)
 
 
 def test_a_sample_of_a_store_is_what_the_store_holds(tmp_path: Path) -> None:

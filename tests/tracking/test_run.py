@@ -17,6 +17,7 @@ from recsys.errors import ConfigError
 from recsys.tracking import run as run_module
 from recsys.tracking.run import infer_signature, open_tracker, serving_requirements, system_tags
 from recsys.tracking.store import StoreError
+from recsys.tracking.tracker import MAX_METRIC_NAMES
 
 OPEN = {"experiment": "recsys/toy", "run_name": "lr-20260101-000000"}
 
@@ -180,8 +181,8 @@ class TestMlflow:
     def test_more_names_than_the_ui_bears_are_warned_about_once(self, store, caplog):
         with open_tracker("mlflow", uri=store, **OPEN) as tracker:
             for step in range(2):
-                tracker.log_metrics({f"val/m{i}": 0.0 for i in range(41)}, step)
-        assert sum("41 different metrics" in r.message for r in caplog.records) == 1
+                tracker.log_metrics({f"val/m{i}": 0.0 for i in range(MAX_METRIC_NAMES + 1)}, step)
+        assert sum(f"{MAX_METRIC_NAMES + 1} different metrics" in r.message for r in caplog.records) == 1
 
     def test_system_metrics(self, store, monkeypatch):
         monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
