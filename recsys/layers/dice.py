@@ -68,7 +68,7 @@ class Dice(nn.BatchNorm1d):
 
     def _by_kernel(self, x: Tensor) -> Tensor:
         if self.training:
-            mean, variance = _statistics(x.detach())
+            mean, variance = column_statistics(x.detach())
             self._move_averages(mean, variance, x.shape[0])
         else:
             mean, variance = self.running_mean.double(), self.running_var.double()
@@ -129,8 +129,8 @@ class _Dice(torch.autograd.Function):
         return d_x, d_alpha, None, None, None
 
 
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population variance of every unit, [H] float64 each."""
+def column_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population variance of every column, [H] float64 each; the kernel must be there."""
     mean, variance = torch.empty(2, x.shape[1], dtype=torch.float64)
     _call("dice_statistics", x, x, *_room(x, 2), mean, variance)
     return mean, variance

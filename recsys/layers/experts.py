@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recsys.layers.expert_mixture import fused_mixture
 from recsys.layers.mlp import check_dropout
-from recsys.layers.stacked import StackedHidden, StackedLinear
+from recsys.layers.stacked import StackedHidden, StackedLinear, StackedNorm
 
 
 class Experts(StackedHidden):
@@ -50,6 +51,27 @@ class Experts(StackedHidden):
             norm_eps=norm_eps,
         )
         self.names = tuple(names)
+
+    def mixed(self, x: Tensor, weights: Tensor) -> Tensor:
+        """What readers see of the experts: `mix(weights, self(x))`, on a CPU in float32 without the
+        experts' outputs ever being written.
+
+        Shape:
+            x        [B, I], which all read, or [B, S, I]
+            weights  [B, R, G]
+            return   [B, R, out_dim]
+        """
+        *layers, activation = self
+        norm = layers.pop() if isinstance(layers[-1], StackedNorm) else None
+        watched = self._forward_hooks or activation._forward_hooks
+        if watched or not isinstance(layers[-1], StackedLinear):
+            return mix(weights, self(x))  # somebody looks on, or dropout comes last
+        for layer in layers:
+            x = layer(x)
+        found = fused_mixture(x, weights, norm, activation)
+        if found is None:
+            found = mix(weights, activation(x if norm is None else norm(x)))
+        return found
 
     def first_layer(self) -> StackedLinear:
         """The maps that read the input: their gradients tell which experts learn."""

@@ -48,6 +48,33 @@ INLINE void store(float* target, vec x, int n) {
     for (int i = 0; i < n; ++i) target[i] = x[i];
 }
 
+// 1 / (1 + exp(-x)); a NaN stays one. exp by 2^n e^r with |r| <= ln 2 / 2 and a polynomial of
+// degree 6, to 2e-7.
+INLINE vec sigmoid(vec x) {
+    const vec limit = splat(87.0f);
+    vec y = -x;
+    y = y > limit ? limit : y;
+    y = y < -limit ? -limit : y;
+    const vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    const vec shifted = y * splat(1.44269504f) + magic;
+    const vec n = shifted - magic;
+    vec r = y - n * splat(0.693145752f);
+    r -= n * splat(1.42860677e-6f);
+    vec e = splat(1.38888889e-3f);
+    e = e * r + splat(8.33333333e-3f);
+    e = e * r + splat(4.16666667e-2f);
+    e = e * r + splat(0.166666667f);
+    e = e * r + splat(0.5f);
+    e = e * r + splat(1.0f);
+    e = e * r + splat(1.0f);
+    ivec bits, integer;
+    std::memcpy(&bits, &e, sizeof e);
+    std::memcpy(&integer, &shifted, sizeof shifted);
+    bits += (integer - 0x4B400000) << 23;
+    std::memcpy(&e, &bits, sizeof e);
+    return splat(1.0f) / (splat(1.0f) + e) + (x - x);  // NaN and infinity stay visible
+}
+
 // While it lives, this thread takes numbers below 1e-38 for zero: they cost a hundred times more.
 struct FlushDenormals {
 #ifdef __SSE__

@@ -182,7 +182,10 @@ class TestMlflow:
         with open_tracker("mlflow", uri=store, **OPEN) as tracker:
             for step in range(2):
                 tracker.log_metrics({f"val/m{i}": 0.0 for i in range(MAX_METRIC_NAMES + 1)}, step)
-        assert sum(f"{MAX_METRIC_NAMES + 1} different metrics" in r.message for r in caplog.records) == 1
+        assert (
+            sum(f"{MAX_METRIC_NAMES + 1} different metrics" in r.message for r in caplog.records)
+            == 1
+        )
 
     def test_system_metrics(self, store, monkeypatch):
         monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError, did_you_mean
-from recsys.layers.experts import Experts, Gates, Towers, expert_names, mix, visible
+from recsys.layers.experts import Experts, Gates, Towers, expert_names, visible
 from recsys.layers.stacked import StackedLinear
 from recsys.models.base import Tasks
 from recsys.models.multitask import MTLModel
@@ -154,16 +154,15 @@ class HoMEHead(nn.Module):
         if own is not None:
             x = torch.cat([x.unsqueeze(1), self.of_category @ own], dim=1)
         inputs = self.meta_features(x)
-        experts = self.meta_experts(inputs)
-        z = mix(self.meta_gates(inputs) + self.meta_self_gates(inputs), experts)
+        gates = self.meta_gates(inputs) + self.meta_self_gates(inputs)
+        z = self.meta_experts.mixed(inputs, gates)
 
         inputs = self.task_features(z[:, self.sources])
-        experts = self.task_experts(inputs)
         of_tasks = inputs[:, -len(self.task_gates.readers) :]
         parts = z[:, self.sources[-len(self.task_gates.readers) :]]
         both = torch.cat([parts, z[:, :1].expand_as(parts)], dim=2)
-        mixed = mix(self.task_gates(both) + self.task_self_gates(of_tasks), experts)
-        logits: Tensor = self.towers(mixed)
+        gates = self.task_gates(both) + self.task_self_gates(of_tasks)
+        logits: Tensor = self.towers(self.task_experts.mixed(inputs, gates))
         return logits
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError
-from recsys.layers.experts import Experts, Gates, Towers, expert_names, mix, visible
+from recsys.layers.experts import Experts, Gates, Towers, expert_names, visible
 from recsys.models.base import Tasks
 from recsys.models.multitask import MTLModel
 
@@ -73,7 +73,7 @@ class MMoEHead(nn.Module):
 
     def forward(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         weights = self.gates(x if own is None else own)
-        logits: Tensor = self.towers(mix(weights, self.experts(x)))
+        logits: Tensor = self.towers(self.experts.mixed(x, weights))
         return logits
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError
-from recsys.layers.experts import Experts, Gates, Towers, expert_names, mix, visible
+from recsys.layers.experts import Experts, Gates, Towers, expert_names, visible
 from recsys.models.base import Tasks
 from recsys.models.multitask import MTLModel
 
@@ -96,8 +96,9 @@ class PLEHead(nn.Module):
         inputs = x if own is None else torch.cat([own, x.unsqueeze(1)], dim=1)
         for experts, gates in zip(self.experts, self.gates, strict=True):
             assert isinstance(gates, Gates)
+            assert isinstance(experts, Experts)
             read = inputs if inputs.dim() == 2 else inputs[:, : len(gates.readers)]
-            inputs = mix(gates(read), experts(inputs))
+            inputs = experts.mixed(inputs, gates(read))
         logits: Tensor = self.towers(inputs)
         return logits
 
