@@ -62,7 +62,10 @@ class Experts(StackedHidden):
             return   [B, R, out_dim]
         """
         *layers, activation = self
-        norm = layers.pop() if isinstance(layers[-1], StackedNorm) else None
+        norm = None
+        if isinstance(layers[-1], StackedNorm):
+            norm = layers[-1]
+            layers.pop()
         watched = self._forward_hooks or activation._forward_hooks
         if watched or not isinstance(layers[-1], StackedLinear):
             return mix(weights, self(x))  # somebody looks on, or dropout comes last

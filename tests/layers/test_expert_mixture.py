@@ -1,4 +1,4 @@
-"""The kernel against its definition in float64, in every shape that a vector register can end in."""
+"""The kernel against its definition in float64, with widths that fill no vector register."""
 
 from __future__ import annotations
 
