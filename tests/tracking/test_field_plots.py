@@ -9,6 +9,7 @@ from recsys.tracking.plots import (
     bar_panels,
     bars,
     crosses_plot,
+    heatmap,
     interest_by_recency,
     save_figure,
 )
@@ -28,6 +29,40 @@ class TestFields:
     def test_attention_of_the_wrong_shape(self):
         with pytest.raises(ValueError, match=r"attention is \[1, 1, 3, 3\] but there are 2"):
             attention_heatmap(SUBJECT, ["a", "b"], np.zeros((1, 1, 3, 3)))
+
+
+WEIGHTS = {"label": "weight", "names": ("reader", "expert", "weight")}
+
+
+class TestHeatmap:
+    def test_numbers_are_written_and_what_is_not_there_is_left_out(self, tmp_path):
+        values = np.array([[0.25, 0.75, 0.0], [np.nan, 0.4, 0.6]])
+        mask = np.array([[True, True, False], [True, True, True]])
+        figure, table = heatmap(
+            SUBJECT, "Gates", ["a", "b"], ["x", "y", "z"], values, mask=mask, **WEIGHTS
+        )
+        assert list(zip(*table.values(), strict=True)) == [
+            ("a", "x", 0.25), ("a", "y", 0.75), ("b", "y", 0.4), ("b", "z", 0.6),
+        ]  # fmt: skip
+        written = [text.get_text() for text in figure.axes[0].texts]
+        assert written == ["0.25", "0.75", "0.40", "0.60"]
+        assert title(figure).startswith("Gates\nautoint on frappe")
+        save_figure(figure, table, tmp_path / "gates")
+        assert (tmp_path / "gates.png").stat().st_size > 5000
+
+    def test_many_rows_are_cut_in_the_figure_alone(self):
+        rows = [f"f{i}" for i in range(60)]
+        figure, table = heatmap(SUBJECT, "Drop", rows, ["x"], np.ones((60, 1)), **WEIGHTS)
+        assert len(table["reader"]) == 60
+        assert "f39" in labels(figure).split()
+        assert "f40" not in labels(figure).split()
+
+    def test_small_numbers_have_more_digits(self):
+        figure, _ = heatmap(SUBJECT, "Drop", ["a"], ["x"], np.array([[0.012]]), **WEIGHTS)
+        assert figure.axes[0].texts[0].get_text() == "0.012"
+
+    def test_nothing_to_show(self):
+        heatmap(SUBJECT, "Drop", ["a"], ["x"], np.full((1, 1), np.nan), **WEIGHTS)
 
 
 class TestBars:
