@@ -27,35 +27,11 @@ INLINE vec bits_and(vec x, uint32_t mask) {
     return x;
 }
 
-// exp(-y) for y >= 0 by 2^n e^r with |r| <= ln 2 / 2 and a polynomial of degree 6, to 2e-7.
-INLINE vec exp_of_minus(vec y) {
-    const vec limit = splat(87.0f);
-    y = y > limit ? limit : y;
-    const vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const vec shifted = y * splat(-1.44269504f) + magic;
-    const vec n = shifted - magic;
-    vec r = -y - n * splat(0.693145752f);
-    r -= n * splat(1.42860677e-6f);
-    vec e = splat(1.38888889e-3f);
-    e = e * r + splat(8.33333333e-3f);
-    e = e * r + splat(4.16666667e-2f);
-    e = e * r + splat(0.166666667f);
-    e = e * r + splat(0.5f);
-    e = e * r + splat(1.0f);
-    e = e * r + splat(1.0f);
-    ivec bits, integer;
-    std::memcpy(&bits, &e, sizeof e);
-    std::memcpy(&integer, &shifted, sizeof shifted);
-    bits += (integer - 0x4B400000) << 23;
-    std::memcpy(&e, &bits, sizeof e);
-    return e;
-}
-
 // softplus(x), and sigmoid(x) in its place. With e = exp(-|x|): log(1 + e) = 2 artanh(t) for
 // t = e / (2 + e) <= 1/3, which keeps its digits where e is tiny; 2 artanh(t) / t as a polynomial
 // in t^2, interpolated at Chebyshev's nodes to 4e-9.
 INLINE vec softplus(vec& x) {
-    const vec e = exp_of_minus(bits_and(x, 0x7FFFFFFF));
+    const vec e = exponential(-bits_and(x, 0x7FFFFFFF));
     const vec one = splat(1.0f), two = splat(2.0f);
     const vec inverse = one / ((one + e) * (two + e));
     const vec t = e * (one + e) * inverse, square = t * t;

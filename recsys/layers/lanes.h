@@ -48,17 +48,16 @@ INLINE void store(float* target, vec x, int n) {
     for (int i = 0; i < n; ++i) target[i] = x[i];
 }
 
-// 1 / (1 + exp(-x)); a NaN stays one. exp by 2^n e^r with |r| <= ln 2 / 2 and a polynomial of
-// degree 6, to 2e-7.
-INLINE vec sigmoid(vec x) {
+// exp(x), x taken as within +-87, by 2^n e^r with |r| <= ln 2 / 2 and a polynomial of degree 6, to
+// 2e-7. Of a NaN nothing is said: add x - x where it must stay visible.
+INLINE vec exponential(vec x) {
     const vec limit = splat(87.0f);
-    vec y = -x;
-    y = y > limit ? limit : y;
-    y = y < -limit ? -limit : y;
+    x = x > limit ? limit : x;
+    x = x < -limit ? -limit : x;
     const vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const vec shifted = y * splat(1.44269504f) + magic;
+    const vec shifted = x * splat(1.44269504f) + magic;
     const vec n = shifted - magic;
-    vec r = y - n * splat(0.693145752f);
+    vec r = x - n * splat(0.693145752f);
     r -= n * splat(1.42860677e-6f);
     vec e = splat(1.38888889e-3f);
     e = e * r + splat(8.33333333e-3f);
@@ -72,8 +71,11 @@ INLINE vec sigmoid(vec x) {
     std::memcpy(&integer, &shifted, sizeof shifted);
     bits += (integer - 0x4B400000) << 23;
     std::memcpy(&e, &bits, sizeof e);
-    return splat(1.0f) / (splat(1.0f) + e) + (x - x);  // NaN and infinity stay visible
+    return e;
 }
+
+// 1 / (1 + exp(-x)); a NaN stays one.
+INLINE vec sigmoid(vec x) { return splat(1.0f) / (splat(1.0f) + exponential(-x)) + (x - x); }
 
 // While it lives, this thread takes numbers below 1e-38 for zero: they cost a hundred times more.
 struct FlushDenormals {
