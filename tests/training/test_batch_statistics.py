@@ -71,3 +71,17 @@ def test_a_model_without_batch_norm_is_left_alone(data: Prepared) -> None:
 
     renew_batch_statistics(trainer.recommender, refuse())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_last_batch_of_one_row_is_normalised_by_the_running_statistics(data: Prepared) -> None:
+    rows = data.train.num_rows
+    trainer, train, _, _ = make_trainer(
+        data, arguments=NORMED["mlp.MLP"], batch_size=rows - 1, epochs=2
+    )
+    assert len(list(train)[-1]) == 1
+    norm = next(m for m in trainer.recommender.modules() if isinstance(m, nn.BatchNorm1d))
+    trainer.fit(train, None)
+    assert trainer.global_step == 4
+    assert norm.training
+    assert int(norm.num_batches_tracked or 0) == 2  # the two whole batches alone
+    assert all(torch.isfinite(p).all() for p in trainer.recommender.parameters())
