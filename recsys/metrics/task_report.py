@@ -167,8 +167,8 @@ def conditional_logit(joint: Values, parent: Values) -> NDArray[np.float32]:
         joint, parent, return  [B]
 
     Example:
-        >>> conditional_logit([0.0, -1.0], [30.0, 0.0]).round(4).tolist()
-        [0.0, 0.1518]
+        >>> [round(float(one), 3) for one in conditional_logit([0.0, -1.0], [30.0, 0.0])]
+        [0.0, 0.152]
     """
     z, of_parent = (to_array(one).astype(np.float64) for one in (joint, parent))
     log_p: Floats = np.minimum(np.logaddexp(0.0, -of_parent) - np.logaddexp(0.0, -z), -1e-6)

@@ -38,7 +38,7 @@ def labelled(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pl.Series("bought", bought.astype(np.int8)),
         pl.when(pl.Series(rng.random(len(frame)) < 0.8)).then(pl.Series(liked)).alias("liked"),
     )
-    path = tmp_path_factory.mktemp("labelled") / "clicks.parquet"
+    path = tmp_path_factory.mktemp("labelled") / "labelled.parquet"
     frame.write_parquet(path)
     return path
 
@@ -117,16 +117,22 @@ def test_the_logged_model_takes_raw_columns(home_run: Path, home: Path, labelled
     assert len(logged.data.metrics) <= MAX_METRIC_NAMES
     models = client.search_logged_models([logged.info.experiment_id])
     (model,) = (one for one in models if one.source_run_id == result["run_id"])
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        served = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
-    finally:
-        mlflow.set_tracking_uri(before)
-    frame = pl.read_parquet(labelled).drop("clicked", "bought", "liked").head(50).to_pandas()
-    scored = served.predict(frame)
-    expected = SavedModel.load(home_run / "model").predict(frame)
-    assert list(scored.columns) == [f"probability_{n}" for n in ("clicked", "bought", "liked")]
+    scores = home / "served.parquet"
+    code = (  # in a process of its own: setting a store also writes the environment
+        "import mlflow, pandas as pd\n"
+        f"mlflow.set_tracking_uri({uri!r})\n"
+        f"model = mlflow.pyfunc.load_model('models:/{model.model_id}')\n"
+        f"frame = pd.read_parquet({str(labelled)!r}).head(50)\n"
+        "frame = frame.drop(columns=['clicked', 'bought', 'liked'])\n"
+        f"model.predict(frame).to_parquet({str(scores)!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=home
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    scored = pl.read_parquet(scores)
+    expected = SavedModel.load(home_run / "model").predict(pl.read_parquet(labelled).head(50))
+    assert scored.columns == [f"probability_{n}" for n in ("clicked", "bought", "liked")]
     np.testing.assert_allclose(scored.to_numpy(), expected, atol=1e-7)
 
 

@@ -46,7 +46,7 @@ class FeatureGate(nn.Module):
         return  [B, S, I]
 
     Example:
-        >>> FeatureGate(2, 3, num_loras=2, rank=1)(torch.ones(1, 3)).tolist()
+        >>> FeatureGate(2, 3, num_loras=2, rank=1)(torch.ones(1, 3)).round(decimals=3).tolist()
         [[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]]
     """
 
