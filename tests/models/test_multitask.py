@@ -27,9 +27,7 @@ def test_tasks_know_their_parents() -> None:
 
 
 def test_one_label_is_too_few() -> None:
-    with pytest.raises(
-        ConfigError, match=r"learns several labels.* 1 \(click\).*ctr model"
-    ):
+    with pytest.raises(ConfigError, match=r"learns several labels.* 1 \(click\).*ctr model"):
         Constant(3, 4, 0, Tasks(("click",), (-1,)))
 
 
