@@ -178,3 +178,9 @@ def test_ceilings_and_rates_are_those_the_labels_are_meant_to_have() -> None:
 def test_bad_arguments_are_refused(keys: dict, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         generate_tasks(**keys)
+
+
+def test_every_label_has_effects_of_its_own(table: SyntheticTasks) -> None:
+    own = [table.terms[label]["own"] for label in LABELS]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert abs(np.corrcoef(own[one], own[other])[0, 1]) < 0.5

@@ -43,7 +43,6 @@ class TaskInterest(nn.Module):
 
     Args:
         width: D of the events and of the target.
-        num_tasks: K.
         condition_dim: C of tasks and of the history, side by side.
         hyper_dim: Hidden units of the hypernetwork.
 
@@ -54,9 +53,9 @@ class TaskInterest(nn.Module):
         return     [B, K, D]
     """
 
-    def __init__(self, width: int, num_tasks: int, condition_dim: int, hyper_dim: int) -> None:
+    def __init__(self, width: int, condition_dim: int, hyper_dim: int) -> None:
         super().__init__()
-        self.width, self.num_tasks = width, num_tasks
+        self.width = width
         self.projections = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
         self.hyper = nn.Sequential(
@@ -148,8 +147,7 @@ class DTRN(MTLModel):
         self.task_embedding = nn.Parameter(torch.randn(len(self.tasks), task_dim))
         self.history_embedding = nn.Parameter(torch.randn(len(widths), task_dim))
         self.interests = nn.ModuleList(
-            TaskInterest(width, len(self.tasks), 2 * task_dim, hyper_dim)
-            for width in widths.values()
+            TaskInterest(width, 2 * task_dim, hyper_dim) for width in widths.values()
         )
         self.squeeze = nn.Linear(num_fields + task_dim, hyper_dim)
         self.excite = nn.Linear(hyper_dim, num_fields)

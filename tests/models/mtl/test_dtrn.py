@@ -20,7 +20,7 @@ def events(lengths: list[int], dim: int = 4) -> History:
 
 def test_interest_equals_its_formula_row_by_row() -> None:
     torch.manual_seed(0)
-    layer = TaskInterest(4, 3, condition_dim=6, hyper_dim=5).double()
+    layer = TaskInterest(4, condition_dim=6, hyper_dim=5).double()
     layer.hyper[2].weight.data.normal_()
     layer.hyper[2].bias.data.normal_()
     history = events([3, 0, 1, 5])
@@ -42,7 +42,7 @@ def test_interest_equals_its_formula_row_by_row() -> None:
 
 
 def test_rows_without_events_send_no_nan_back() -> None:
-    layer = TaskInterest(4, 3, condition_dim=6, hyper_dim=5).double()
+    layer = TaskInterest(4, condition_dim=6, hyper_dim=5).double()
     for lengths in ([0, 2], [0, 0]):
         layer.zero_grad()
         history = events(lengths)
