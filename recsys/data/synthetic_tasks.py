@@ -100,7 +100,9 @@ def generate_tasks(rows: int, seed: int = 0, *, conflict: float = 1.0) -> Synthe
 
     size = math.hypot(1 - conflict, conflict)
     mixed = {k: ((1 - conflict) * shared[k] + conflict * other[k]) / size for k in shared}
-    terms = dict.fromkeys(LABELS, main | shared)
+    terms: dict[str, dict[str, np.ndarray]] = {}
+    for label in LABELS:
+        terms[label] = main | shared  # a mapping of its own, as its own effects are added
     terms["opposed"] = {k: (1 - 2 * conflict) * term for k, term in main.items()} | mixed
     for label in LABELS:
         of_user, of_item = (world.normal(0, OWN_EFFECT, n) for n in (NUM_USERS, NUM_ITEMS))

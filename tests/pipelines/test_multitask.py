@@ -168,38 +168,6 @@ def test_a_run_continues_where_it_stopped(
     assert one == other
 
 
-@pytest.mark.slow
-def test_a_shared_bottom_suffers_where_labels_oppose_and_own_experts_do_not(
-    run: Run, home: Path
-) -> None:
-    """Two related labels and one opposed to them, networks of 16 units: what the opposed label
-    loses in a shared bottom, beside a model of its own and beside experts of its own."""
-    models = {
-        "singletask": ["mtl.hidden_dims=[16]"],
-        "sharedbottom": ["mtl.hidden_dims=[16]", "mtl.tower_dims=[]"],
-        "ple": [
-            "mtl.num_specific=1", "mtl.num_shared=1", "mtl.levels=[[16]]", "mtl.tower_dims=[]",
-        ],
-    }  # fmt: skip
-    found = {}
-    for model, sizes in models.items():
-        file = home / f"opposed_{model}.json"
-        done = run(
-            "pipelines.train", f"mtl={model}", "data=synthetic_tasks", *sizes, "embedding.dim=8",
-            "optimizer.lr=3e-3", "trainer.batch_size=1024", "trainer.epochs=15", "seed=1",
-            "importance_rows=0", "tracking=none", f"output_dir={home}/opposed_{model}",
-            f"result_file={file}",
-        )  # fmt: skip
-        assert "best possible opposed" in done.stdout
-        result = json.loads(file.read_text())
-        test, best = result["metrics"]["test"], result["bayes"]
-        found[model] = {name: test[f"{name}/auc"] for name in ("first", "second", "opposed")}
-        assert all(auc < best[f"{name}/auc"] + 0.005 for name, auc in found[model].items())
-    alone, shared, own = (found[model]["opposed"] for model in models)
-    assert shared < alone - 0.008
-    assert own > alone - 0.002
-
-
 def test_a_model_of_one_label_refuses_several(run: Run, labelled: Path) -> None:
     done = run(
         "pipelines.train", "ctr=mlp", "data=parquet", f"data.path={labelled}",
