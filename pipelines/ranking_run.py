@@ -114,7 +114,7 @@ class RankingRun(TrackedRun):
             self.folder, self.continued = place.choose(
                 self.cfg.output_dir, self.options.resume, self.started
             )
-            place.claim(self.folder)
+            place.claim(self.folder, self.continued)
             OmegaConf.save(self.cfg, self.folder / "config.yaml")
             resumed = self.continued.checkpoint.state.get("run_id") if self.continued else None
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,31 +49,54 @@ class RunFolder:
             started: Names a new folder.
 
         Raises:
-            CheckpointError: the folder to continue holds no checkpoint of this configuration.
+            CheckpointError: the folder to continue holds no checkpoint of this configuration, or a
+                new run would start in the folder of one that has not finished.
         """
         folder = Path(given) if given else self.base / f"{started:%Y%m%d-%H%M%S}-{os.getpid()}"
-        if resume is None:
-            return folder, None
-        if resume != "auto":
+        if resume not in (None, "auto"):
             return Path(resume), self._continuable(Path(resume), required=True)
-        for candidate in [folder] if given else newest_first(self.base):
-            found = self._continuable(candidate)
-            if found is not None:
-                return candidate, found
-        self.notify("nothing to continue; starting anew")
+        if resume == "auto":
+            for candidate in [folder] if given else newest_first(self.base):
+                found = self._continuable(candidate)
+                if found is not None:
+                    return candidate, found
+        self._check_free(folder)
+        if resume == "auto":
+            self.notify("nothing to continue; starting anew")
         return folder, None
 
-    def claim(self, folder: Path) -> None:
-        """Make the folder, and write down whose it is."""
+    def claim(self, folder: Path, continued: Continued | None) -> None:
+        """Make the folder, and write down whose it is; a new run takes a finished one's place."""
         folder.mkdir(parents=True, exist_ok=True)
+        if continued is None:
+            for stage in self.stages:
+                shutil.rmtree(folder / stage, ignore_errors=True)
+            (folder / "result.json").unlink(missing_ok=True)
         (folder / "identity.txt").write_text(self.fingerprint)
+
+    def _check_free(self, folder: Path) -> None:
+        """A new run among the checkpoints of a paused one would delete the one or lose its own."""
+        paused = any(Checkpoints(folder / stage).steps() for stage in self.stages)
+        if not paused or (folder / "result.json").exists():
+            return
+        if self._belongs(folder):
+            way = "trainer.resume=auto continues it"
+        else:
+            way = f"it has another configuration: compare {folder / 'config.yaml'} with --cfg job"
+        raise CheckpointError(
+            f"output_dir={folder} holds the checkpoints of a run that has not finished; {way}. "
+            "To start anew, give another output_dir, or delete this one."
+        )
+
+    def _belongs(self, folder: Path) -> bool:
+        try:
+            return (folder / "identity.txt").read_text() == self.fingerprint
+        except OSError:
+            return False
 
     def _continuable(self, folder: Path, required: bool = False) -> Continued | None:
         """The newest intact checkpoint of a run with this configuration that has not finished."""
-        try:
-            same = (folder / "identity.txt").read_text() == self.fingerprint
-        except OSError:
-            same = False
+        same = self._belongs(folder)
         there = [stage for stage in self.stages if Checkpoints(folder / stage).steps()]
         if not same or not there:
             if required:

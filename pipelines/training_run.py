@@ -107,7 +107,7 @@ class TrainingRun(TrackedRun):
         )
         folder = Path(self.ranks.share(str(found)))
         if self.ranks.is_first:
-            place.claim(folder)
+            place.claim(folder, continued)
             OmegaConf.save(self.cfg, folder / "config.yaml")
         return folder, continued.checkpoint if continued else None
 

@@ -99,12 +99,14 @@ def by_label(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, 
 
 
 def result_line(result: Mapping[str, Any]) -> str:
-    """What the run cost."""
+    """What the run cost. A run of no steps was computed; one may also end within its first epoch."""
     seconds, memory = duration(result["fit_seconds"]), size(result["peak_memory_mib"] * 2**20)
-    if not result["epochs"]:
+    if not result["steps"]:
         return f"computed in {seconds}, model {size(result['model_bytes'])}, peak memory {memory}"
+    epochs, steps = result["epochs"], result["steps"]
+    length = f"{epochs} epochs" if epochs else f"{steps:,} steps"
     return (
-        f"{compact(result['num_parameters'])} parameters, {result['epochs']} epochs in {seconds}, "
+        f"{compact(result['num_parameters'])} parameters, {length} in {seconds}, "
         f"{compact(result['train_rows_per_second'])} rows/s, peak memory {memory}"
     )
 

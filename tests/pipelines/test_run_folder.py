@@ -44,9 +44,9 @@ def test_the_last_stage_of_the_newest_unfinished_run_is_continued(tmp_path: Path
     assert told == ["nothing to continue; starting anew"]
     old, new, others = (tmp_path / name for name in ("20260101", "20260102", "20260103"))
     for folder in (old, new):
-        ours.claim(folder)
+        ours.claim(folder, None)
         write(folder, "first", 5)
-    place(tmp_path, fingerprint="b").claim(others)
+    place(tmp_path, fingerprint="b").claim(others, None)
     write(others, "second", 9)
     folder, found = ours.choose(None, "auto", NOW)
     assert folder == new
@@ -62,7 +62,47 @@ def test_the_last_stage_of_the_newest_unfinished_run_is_continued(tmp_path: Path
 
 
 def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
-    place(tmp_path, fingerprint="b").claim(tmp_path / "run")
+    place(tmp_path, fingerprint="b").claim(tmp_path / "run", None)
     write(tmp_path / "run", "first", 1)
     with pytest.raises(CheckpointError, match="no checkpoint of this configuration"):
         place(tmp_path).choose(None, str(tmp_path / "run"), NOW)
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+@pytest.mark.parametrize("fingerprint", ["a", "b"])
+def test_a_new_run_never_starts_among_the_checkpoints_of_a_paused_one(
+    tmp_path: Path, resume: str | None, fingerprint: str
+) -> None:
+    folder = tmp_path / "run"
+    place(tmp_path, fingerprint=fingerprint).claim(folder, None)
+    write(folder, "first", 700)
+    if (resume, fingerprint) == ("auto", "a"):
+        assert place(tmp_path).choose(str(folder), resume, NOW)[1] is not None
+        return
+    way = "resume=auto continues it" if fingerprint == "a" else "it has another configuration"
+    with pytest.raises(CheckpointError, match=way):
+        place(tmp_path).choose(str(folder), resume, NOW)
+    assert Checkpoints(folder / "first").steps() == [700]
+
+
+def test_a_new_run_takes_the_place_of_a_finished_one(tmp_path: Path) -> None:
+    ours, folder = place(tmp_path), tmp_path / "run"
+    ours.claim(folder, None)
+    write(folder, "first", 700)
+    (folder / "result.json").write_text("{}")
+    _, continued = ours.choose(str(folder), None, NOW)
+    assert continued is None
+    ours.claim(folder, continued)
+    assert Checkpoints(folder / "first").steps() == []
+    write(folder, "first", 5)  # pruning would have dropped it as older than 700
+    assert Checkpoints(folder / "first").steps() == [5]
+    assert ours.choose(str(folder), "auto", NOW)[1] is not None
+
+
+def test_continuing_keeps_what_lies_there(tmp_path: Path) -> None:
+    ours, folder = place(tmp_path), tmp_path / "run"
+    ours.claim(folder, None)
+    write(folder, "first", 700)
+    _, continued = ours.choose(str(folder), "auto", NOW)
+    ours.claim(folder, continued)
+    assert Checkpoints(folder / "first").steps() == [700]

@@ -21,6 +21,7 @@ RESULT = {
     "bayes": {"auc": 0.95, "logloss": 0.25},
     "num_parameters": 56_120,
     "epochs": 4,
+    "steps": 1_200,
     "fit_seconds": 83.2,
     "train_rows_per_second": 120_344.0,
     "peak_memory_mib": 812.3,
@@ -89,4 +90,16 @@ def test_result_with_unequal_metrics():
 def test_cost():
     assert result_line(RESULT) == (
         "56.1k parameters, 4 epochs in 1m 23s, 120k rows/s, peak memory 812.3 MiB"
+    )
+
+
+def test_cost_of_a_run_that_ends_within_its_first_epoch():
+    assert result_line(RESULT | {"epochs": 0, "steps": 60}) == (
+        "56.1k parameters, 60 steps in 1m 23s, 120k rows/s, peak memory 812.3 MiB"
+    )
+
+
+def test_cost_of_a_model_that_is_computed():
+    assert result_line(RESULT | {"epochs": 0, "steps": 0, "model_bytes": 3 * 2**20}) == (
+        "computed in 1m 23s, model 3.0 MiB, peak memory 812.3 MiB"
     )
