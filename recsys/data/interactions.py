@@ -20,6 +20,8 @@ from recsys.data.pairs import Pairs
 from recsys.errors import CheckpointError, SchemaError
 
 FORMAT = {"format": "recsys-interactions", "version": 1}
+USER, ITEM = "user", "item"
+"""Columns of ids; what is known besides of users or items has other names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +29,9 @@ class Interactions:
     """Which user has which item, to learn from and to test on.
 
     Users and items are coded by their positions in `user_ids` and `item_ids`. An item that only
-    the test pairs have is part of the catalogue: no model can know it, so that every such pair is
-    a miss. A user that only the test pairs have cannot be served at all, and is left out and
-    counted.
+    the test pairs have is part of the catalogue: no model can know it but by its columns, so that
+    every such pair is a miss. A user that only the test pairs have cannot be served at all, and is
+    left out and counted.
 
     Args:
         name: Short name of the data set.
@@ -41,6 +43,8 @@ class Interactions:
         notes: Sentences printed with every run.
         order: [E] place of each training pair in time, larger is later; None where it is not known,
             or the test pairs are not later ones.
+        user_columns: U rows of what else is known of users, one column each; None for nothing.
+        item_columns: I rows likewise.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Interactions:
     titles: pa.Array | None = None
     notes: tuple[str, ...] = ()
     order: np.ndarray | None = None
+    user_columns: pl.DataFrame | None = None
+    item_columns: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
         if not len(self.train):
@@ -67,6 +73,8 @@ class Interactions:
         test: pl.DataFrame | None = None,
         titles: pl.DataFrame | None = None,
         notes: tuple[str, ...] = (),
+        users: pl.DataFrame | None = None,
+        items: pl.DataFrame | None = None,
     ) -> Interactions:
         """Code the ids of some rows; what was repeated, missing or left out becomes a note.
 
@@ -77,10 +85,13 @@ class Interactions:
             test: The same columns.
             titles: Columns `item` and `title`.
             notes: Sentences printed with every run.
+            users: Column `user` and what else is known of users, a row each; those without a pair
+                are left out.
+            items: Column `item` likewise.
 
         Raises:
-            SchemaError: an id column is neither integers nor strings, or not the same in both
-                tables, or there is no pair.
+            SchemaError: an id column is neither integers nor strings, or not the same in all
+                tables, or there is no pair; a user or an item has two rows in its table.
         """
         told = list(notes)
         parts = {"train": train} if test is None else {"train": train, "test": test}
@@ -99,9 +110,9 @@ class Interactions:
         if "test" in kept:
             known = kept["test"].join(kept["train"], on="user", how="semi")
             if cold := kept["test"].height - known.height:
-                users = kept["test"].join(kept["train"], on="user", how="anti")["user"].n_unique()
+                lost = kept["test"].join(kept["train"], on="user", how="anti")["user"].n_unique()
                 told.append(
-                    f"{cold:,} test rows of {users:,} users without a training pair are left out"
+                    f"{cold:,} test rows of {lost:,} users without a training pair are left out"
                 )
             kept["test"] = known
         user_ids = kept["train"]["user"].unique().sort()
@@ -126,9 +137,8 @@ class Interactions:
                 found = found.taken(~seen)
             unknown = int((coded["train"].item_degrees[found.items] == 0).sum())
             if unknown:
-                told.append(
-                    f"{unknown:,} test pairs are of items without a training pair: always a miss"
-                )
+                miss = "always a miss" if items is None else "a miss unless their columns are read"
+                told.append(f"{unknown:,} test pairs are of items without a training pair: {miss}")
         named = None
         if titles is not None:
             table = titles.unique("item", keep="first").select("item", pl.col("title"))
@@ -136,6 +146,10 @@ class Interactions:
                 table, on="item", how="left", maintain_order="left"
             )
             named = order["title"].cast(pl.String).to_arrow().cast(pa.string())
+        columns = (
+            None if users is None else _columns_of(name, USER, users, user_ids, told),
+            None if items is None else _columns_of(name, ITEM, items, item_ids, told),
+        )
         return cls(
             name,
             _ids(user_ids),
@@ -145,6 +159,7 @@ class Interactions:
             named,
             tuple(told),
             _first_times(kept["train"], user_ids, item_ids),
+            *columns,
         )
 
     @property
@@ -200,8 +215,12 @@ class Interactions:
             notes.append(f"{repeated:,} repeated new pairs count once")
         return pairs, tuple(notes)
 
-    def digest(self) -> str:
-        """Of ids and pairs: the same data gives the same text, whatever file it came in."""
+    def digest(self, columns: bool = False) -> str:
+        """Of ids and pairs: the same data gives the same text, whatever file it came in.
+
+        Args:
+            columns: Of what else is known of users and items as well, for models that read it.
+        """
         state = hashlib.sha256()
         for ids in (self.user_ids, self.item_ids):
             for chunk in pa.chunked_array([ids]).to_pylist():
@@ -210,6 +229,9 @@ class Interactions:
             if pairs is not None:
                 state.update(np.ascontiguousarray(pairs.offsets).tobytes())
                 state.update(np.ascontiguousarray(pairs.items).tobytes())
+        for frame in (self.user_columns, self.item_columns) if columns else ():
+            for column in () if frame is None else frame.get_columns():
+                state.update(f"{column.name}\0{column.to_list()}\0".encode())
         return state.hexdigest()[:16]
 
     def with_test(self, share: float, seed: int) -> Interactions:
@@ -240,8 +262,9 @@ class Interactions:
         return text if self.test is None else f"{text}, {len(self.test):,} test pairs"
 
     def save(self, folder: Path) -> None:
-        """Write ids and training pairs (not the test pairs) into a new folder, at once or not at
-        all: what a saved model needs to name users and items, and to leave out what is known."""
+        """Write ids, columns and training pairs (not the test pairs) into a new folder, at once or
+        not at all: what a saved model needs to name users and items, and to leave out what is
+        known."""
         with atomic_folder(folder) as partial:
             pq.write_table(pa.table({"id": self.user_ids}), partial / "users.parquet")
             items = {"id": self.item_ids}
@@ -250,6 +273,9 @@ class Interactions:
             pq.write_table(pa.table(items), partial / "items.parquet")
             pairs = {"user": pa.array(self.train.users), "item": pa.array(self.train.items)}
             pq.write_table(pa.table(pairs), partial / "train.parquet")
+            for name, frame in ((USER, self.user_columns), (ITEM, self.item_columns)):
+                if frame is not None:
+                    frame.write_parquet(partial / f"{name}_columns.parquet")
             card = FORMAT | {"name": self.name, "notes": list(self.notes)}
             (partial / "interactions.json").write_text(json.dumps(card, indent=1))
 
@@ -269,6 +295,8 @@ class Interactions:
             users = pq.read_table(folder / "users.parquet")
             items = pq.read_table(folder / "items.parquet")
             pairs = pq.read_table(folder / "train.parquet")
+            files = [folder / f"{name}_columns.parquet" for name in (USER, ITEM)]
+            columns = [pl.read_parquet(file) if file.exists() else None for file in files]
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder} holds no user-item pairs: {error}") from error
         return cls(
@@ -281,7 +309,31 @@ class Interactions:
             None,
             items["title"].combine_chunks() if "title" in items.column_names else None,
             tuple(card["notes"]),
+            None,
+            *columns,
         )
+
+
+def _columns_of(
+    name: str, side: str, table: pl.DataFrame, ids: pl.Series, told: list[str]
+) -> pl.DataFrame:
+    """The columns of a table of users or items in the order of ids; null where it has no row."""
+    own = pl.DataFrame({side: ids})
+    if ids.dtype.is_integer() != table.schema[side].is_integer():
+        raise SchemaError(
+            f"{name}: {side}s are {ids.dtype} in the pairs, but {table.schema[side]} in their own "
+            "table. Store them with one type."
+        )
+    table = table.with_columns(pl.col(side).cast(ids.dtype)).drop_nulls(side)
+    twice = table.filter(pl.col(side).is_duplicated())
+    if twice.height:
+        raise SchemaError(
+            f"{name}: {side} {twice[side][0]!r} has more than one row in the table of {side}s "
+            f"({twice[side].n_unique():,} such). Leave one row for each."
+        )
+    if lacking := own.join(table, on=side, how="anti").height:
+        told.append(f"{lacking:,} {side}s have no row in the table of {side}s: nothing is known")
+    return own.join(table, on=side, how="left", maintain_order="left").drop(side)
 
 
 def _first_times(

@@ -77,6 +77,35 @@ def test_what_cannot_be_served_is_counted() -> None:
     )
 
 
+def test_columns_follow_the_ids() -> None:
+    rows = frame((1, "b"), (2, "a"), (3, "b"))
+    users = pl.DataFrame({"user": [3, 5, 1], "age": [30, 50, 10]})
+    items = pl.DataFrame({"item": ["b", "a"], "tags": [["x"], []]})
+    data = Interactions.of("x", rows, users=users, items=items)
+    assert data.user_columns is not None
+    assert data.item_columns is not None
+    assert data.user_columns.to_dict(as_series=False) == {"age": [10, None, 30]}
+    assert data.item_columns.to_dict(as_series=False) == {"tags": [[], ["x"]]}
+    assert data.notes == ("1 users have no row in the table of users: nothing is known",)
+    plain = Interactions.of("x", rows)
+    assert data.digest() == plain.digest() == plain.digest(columns=True)
+    assert data.digest(columns=True) != data.digest()
+    other = Interactions.of("x", rows, users=users, items=items.with_columns(tags=pl.lit("x")))
+    assert other.digest(columns=True) != data.digest(columns=True)
+
+
+@pytest.mark.parametrize(
+    ("users", "message"),
+    [
+        (pl.DataFrame({"user": [1, 1], "age": [3, 4]}), "user 1 has more than one row"),
+        (pl.DataFrame({"user": ["1"], "age": [3]}), "users are Int64 in the pairs, but String"),
+    ],
+)
+def test_a_table_of_users_must_fit_the_pairs(users: pl.DataFrame, message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        Interactions.of("x", frame((1, 2)), users=users)
+
+
 def test_titles_follow_the_items() -> None:
     titles = pl.DataFrame({"item": [11, 10, 99], "title": ["eleven", "ten", "none"]})
     data = Interactions.of("x", frame((1, 10), (1, 11), (2, 12)), titles=titles)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.data.interactions import Interactions
+from recsys.data.interactions import ITEM, USER, Interactions
 from recsys.data.readers import Source
+from recsys.data.side_columns import columns_of_log, columns_of_table
 from recsys.errors import ConfigError, SchemaError
 
 
@@ -31,6 +32,10 @@ def interactions(
     min_item: int = 1,
     titles_path: str | Path | None = None,
     title: str = "title",
+    user_columns: list[str] | None = None,
+    item_columns: list[str] | None = None,
+    users_path: str | Path | list[str] | None = None,
+    items_path: str | Path | list[str] | None = None,
 ) -> Interactions:
     """Read the columns that are needed, keep every pair once, and hold out the test part.
 
@@ -51,10 +56,16 @@ def interactions(
         min_item: Likewise for items.
         titles_path: Table with the column `item` and a title for it.
         title: Column of titles.
+        user_columns: What else is known of users, for towers: columns of `users_path` (None: all of
+            them), or else of `path`, with one value for all rows of a user.
+        item_columns: Likewise of items.
+        users_path: Table of users, a row each, with the column `user`.
+        items_path: Table of items, a row each, with the column `item`.
 
     Raises:
         ConfigError: A value is out of range, or one needs another.
-        SchemaError: A column is absent or of another type; nothing is left.
+        SchemaError: A column is absent or of another type, or has several values for a user or an
+            item; nothing is left.
     """
     if path is None:
         raise ConfigError("data.path is not set; give the table: data.path=<file or folder>.")
@@ -84,7 +95,17 @@ def interactions(
     name = Path(str(path if not isinstance(path, list) else path[0])).stem.rstrip("*") or "pairs"
     if given is None and test_fraction > 0:
         found, given = _cut(found, test_fraction, split_seed)
-    return Interactions.of(name, found, given, titles, notes)
+    logs = [path] if test_path is None else [path, test_path]
+    sides = {}
+    for side, column, table, names in (
+        (USER, user, users_path, user_columns),
+        (ITEM, item, items_path, item_columns),
+    ):
+        if table is not None:
+            sides[side] = columns_of_table(table, side, column, names)
+        elif names:
+            sides[side] = columns_of_log(logs, side, column, names)
+    return Interactions.of(name, found, given, titles, notes, sides.get(USER), sides.get(ITEM))
 
 
 def read_pairs(

@@ -85,10 +85,11 @@ def interactions(
     test_fraction: float = 0.2,
     split_seed: int = 0,
 ) -> Interactions:
-    """Who liked which movie, with the movies' titles.
+    """Who liked which movie, with the movies' titles; and for towers age, gender, occupation and
+    zip of people, year and genres of movies.
 
     Args:
-        source: Folder with `u.data` and `u.item`, plain or gzipped; None downloads them.
+        source: Folder with `u.data`, `u.user` and `u.item`, plain or gzipped; None downloads them.
         positive: Lowest rating, of 1 to 5, that counts.
         test_fraction: Share of each person's movies that is tested, drawn at random.
         split_seed: Of that choice.
@@ -102,7 +103,10 @@ def interactions(
         raise ConfigError(f"data.test_fraction={test_fraction}; it must lie between 0 and 1.")
     folder = open_folder("movielens100k", source, DOWNLOADS)
     liked = ratings(folder).filter(pl.col("rating") >= positive)
-    whole = Interactions.of("movielens100k", liked, titles=movies(folder))
+    films = movies(folder)
+    whole = Interactions.of(
+        "movielens100k", liked, titles=films, users=users(folder), items=films.drop("title")
+    )
     return whole.with_test(test_fraction, split_seed)
 
 
