@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pyarrow as pa
 from recsys.errors import SchemaError, did_you_mean
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+DATE_ROWS = 1_000
+"""First rows of which every text is tried as a date."""
 INFER_ROWS = 100_000
 
 
@@ -82,6 +85,28 @@ def convert_csv(
     return target, keep
 
 
+def _dates(scan: Callable[..., pl.LazyFrame], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that hold dates or times, and their types.
+
+    Trying every text as a date takes longer than all the rest of reading, so only columns whose
+    first rows are dates are tried further.
+    """
+
+    def temporal(rows: int, others: Mapping[str, Any]) -> dict[str, Any]:
+        head = scan(
+            schema_overrides={**known, **others}, infer_schema_length=rows, n_rows=rows,
+            try_parse_dates=True,
+        )  # fmt: skip
+        kinds = head.collect_schema()
+        return {n: kind for n, kind in kinds.items() if kind.is_temporal() and n not in known}
+
+    found = temporal(DATE_ROWS, {})
+    if not found:
+        return {}
+    names = scan(schema_overrides=dict(known), n_rows=1).collect_schema().names()
+    return temporal(INFER_ROWS, {n: pl.String for n in names if n not in found and n not in known})
+
+
 def _header(file: Path, separator: str) -> list[str]:
     """Cells of the first line."""
     opener = gzip.open if file.suffix == ".gz" else open
@@ -111,15 +136,17 @@ def _sink(
         if file.suffix == ".gz":
             with gzip.open(file, "rb") as packed, plain.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, 1 << 20)
-        frame = pl.scan_csv(
+        scan = functools.partial(
+            pl.scan_csv,
             plain if file.suffix == ".gz" else file,
             separator=separator,
             has_header=names is None,
             new_columns=list(names) if names else None,
-            schema_overrides=overrides,
             null_values=null_values,
+        )
+        frame = scan(
+            schema_overrides={**_dates(scan, overrides or {}), **(overrides or {})},
             infer_schema_length=INFER_ROWS,
-            try_parse_dates=True,
         )
         frame.sink_parquet(partial, compression="zstd", compression_level=1)
         partial.rename(target)

@@ -8,7 +8,6 @@ provisional codes to final ones (`Finish`), which is a gather of integers.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,18 +26,13 @@ from recsys.data.encode import (
     read_labels,
 )
 from recsys.data.numeric import Moments, RowSample, Scale, before_scaling
-from recsys.data.readers import CHUNK_ROWS, Chunk, Source
+from recsys.data.readers import CHUNK_ROWS, Chunk, Source, num_workers
 from recsys.data.schema import MISSING, NUM_RESERVED, Encoding, Field, Kind, Schema
 from recsys.data.vocabulary import Interner, Vocabulary
 from recsys.errors import SchemaError
 
 CHUNK_VALUES = 20_000_000
 """Values handled at a time; a wide table gets shorter chunks."""
-
-
-def num_workers() -> int:
-    """Threads worth using for column work."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4))
 
 
 class Fitter:

@@ -16,15 +16,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from recsys.data.columns import dtype_name, is_list
-from recsys.data.encode import FeaturePipeline
 from recsys.data.readers import Source
 from recsys.data.schema import Encoding, Field, Kind, Schema
 from recsys.errors import SchemaError
+
+if TYPE_CHECKING:
+    from recsys.data.encode import FeaturePipeline
 
 _HISTORY = re.compile(r"(^|_)(history|hist|seq|sequence)(_|$)")
 MAX_LENGTH = 50

@@ -29,11 +29,11 @@ import numpy as np
 
 from recsys.data.atomic import move_into_place, sync_tree
 from recsys.data.encode import EncodedTable, FeaturePipeline
-from recsys.data.fit import Finish, Fitter, num_workers
+from recsys.data.fit import Finish, Fitter
 from recsys.data.infer import check_types, describe
 from recsys.data.options import DataOptions, apply_options
 from recsys.data.raw import RawDataset
-from recsys.data.readers import Chunk, Source
+from recsys.data.readers import Chunk, Source, num_workers
 from recsys.data.schema import Schema
 from recsys.data.split import SPLITS, Assign, assign
 from recsys.data.spool import Spool

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ CHUNK_ROWS = 524_288
 """Rows handled at a time: 39 columns of these take about 150 MB while they are encoded."""
 FRAME = "<frame>"
 """Stands for the file name of a table that came from memory."""
+
+
+def num_workers() -> int:
+    """Threads worth using for column work."""
+    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4))
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class Interner:
             codes[missing] = MISSING
         return codes
 
+    def texts(self, numbers: np.ndarray) -> list[str]:
+        """Texts of provisional codes less `NUM_RESERVED`."""
+        return self._index.texts(numbers).to_list()
+
     def add(self, codes: np.ndarray, counts: np.ndarray) -> None:
         """Add training counts to provisional codes (repeats allowed)."""
         if not codes.size:

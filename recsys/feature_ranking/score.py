@@ -1,0 +1,255 @@
+"""What one column tells about the label: information above chance, its error, a held-out check.
+
+    information   I(x; y) in nats, exact plug-in over the training rows
+    chance        its mean when x tells nothing (`recsys.feature_ranking.null`)
+    excess        information - chance
+    score         excess - `STRICTNESS` deviations of the null: what columns are ranked by
+    z, p          how far in the null's tail the information lies
+    gain          log-loss that a smoothed table of label rates saves on rows it has not seen, in
+                  nats a row; it unmasks ids, whose every value is new there
+    error         standard error of the information itself, rows drawn anew
+
+A numeric label is compared by its normal scores: the information is -ln(1 - R^2) / 2, with R^2 the
+share of their variance between the values of the column.
+
+Letters   V values that occur, K classes, n training rows, H half-samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.feature_ranking.counts import ColumnCounts, library
+from recsys.feature_ranking.information import mutual_information, standard_error, x_log_x
+from recsys.feature_ranking.null import InformationNull, NullMoments, tail, variance_null
+from recsys.feature_ranking.rows import HELD_OUT, NUM_BLOCKS, NUM_PARTS, Rows
+from recsys.feature_ranking.uneven import uneven_null
+
+STRICTNESS = 3.0
+KNOWN_SIZES = 2048
+"""Rows of a value up to which a half-sample's null is tabulated; it is flat beyond."""
+LOG_TABLE = 1 << 16
+
+
+@dataclass(frozen=True)
+class ColumnScore:
+    """See the module."""
+
+    information: float
+    chance: float
+    deviation: float
+    """Standard deviation of the information under the null."""
+    error: float
+    z: float
+    p: float
+    gain: float
+
+    @property
+    def excess(self) -> float:
+        return self.information - self.chance
+
+    @property
+    def score(self) -> float:
+        """The lower bound that columns are ranked by."""
+        return self.excess - STRICTNESS * self.deviation
+
+
+class Scorer:
+    """Scores columns of one data set; what depends on the label alone is made once.
+
+    Args:
+        rows: The label and the parts.
+        halves: Number of half-samples for the stability of ranks; 0 for none.
+    """
+
+    def __init__(self, rows: Rows, halves: int = 32) -> None:
+        self.rows = rows
+        if rows.is_number:
+            x = rows.sample_labels.astype(np.float64)
+            self._kurtosis = float((x**4).mean() / (x**2).mean() ** 2)
+            self._present = np.array([True])
+        else:
+            self._present = rows.class_counts > 0
+            self._null = InformationNull(rows.class_counts[self._present].tolist())
+        self.masks = half_masks(halves)
+        if halves and not rows.is_number:
+            half = np.maximum(rows.class_counts[self._present] // 2, 1)
+            null = InformationNull(half.tolist())
+            self._half_null = null.by_size(KNOWN_SIZES)
+        k = np.arange(LOG_TABLE, dtype=np.float64)
+        self._logs = k * np.log(np.maximum(k, 1))
+
+    def score(self, column: ColumnCounts) -> ColumnScore:
+        """Score a column over all training rows."""
+        if column.sums is not None:
+            return self._score_number(column)
+        train = column.train[:, self._present]
+        train = train[train.sum(axis=1) > 0]
+        information = mutual_information(train)
+        if column.squares is None:
+            null = self._null.moments(train.sum(axis=1))
+        else:
+            null = uneven_null(column, self.rows, self._present)
+        z, p = _tail(information, null)
+        return ColumnScore(
+            information=information,
+            chance=null.mean,
+            deviation=null.deviation,
+            error=standard_error(train, information),
+            z=z,
+            p=p,
+            gain=self._gain(column),
+        )
+
+    def _score_number(self, column: ColumnCounts) -> ColumnScore:
+        assert column.sums is not None
+        size = column.train[:, 0].astype(np.float64)
+        total = column.sums[:, :HELD_OUT].sum(axis=1)
+        seen = size > 0
+        size, total = size[seen], total[seen]
+        n = size.sum()
+        total = total - size * (total.sum() / n)
+        share = min(float((total**2 / size).sum() / n), 1.0 - 1e-12)
+        null = variance_null(size, self._kurtosis)
+        z, p = _tail(share, null)
+        left = max(1.0 - null.mean, 1e-12)
+        information = -0.5 * math.log1p(-share)
+        return ColumnScore(
+            information=information,
+            chance=-0.5 * math.log(left),
+            deviation=null.deviation / (2 * left),
+            error=math.sqrt(max(share, 0.0) / n),
+            z=z,
+            p=p,
+            gain=self._number_gain(column),
+        )
+
+    # -- rows that were not counted -------------------------------------------------------------
+
+    def _gain(self, column: ColumnCounts) -> float:
+        learnt, unseen = self._learnt_and_unseen(column.counts[:, :, self._present])
+        return held_out_gain(learnt, unseen)
+
+    def _learnt_and_unseen(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where there are no held-out rows, the last block stands in for them."""
+        if self.rows.num_held_out:
+            return counts[:, :HELD_OUT].sum(axis=1), counts[:, HELD_OUT]
+        return counts[:, : NUM_BLOCKS - 1].sum(axis=1), counts[:, NUM_BLOCKS - 1]
+
+    def _number_gain(self, column: ColumnCounts) -> float:
+        assert column.sums is not None
+        size, unseen = self._learnt_and_unseen(column.counts[:, :, 0])
+        total, later = self._learnt_and_unseen(column.sums)
+        n, later_n = size.sum(), unseen.sum()
+        if not later_n or not n:
+            return 0.0
+        total = total - size * (total.sum() / n)
+        seen = size > 0
+        between = (total[seen] ** 2 / size[seen]).sum() - (seen.sum() - 1)
+        spread = between / (n - (size**2).sum() / n) if n > 1 else 0.0
+        if spread <= 0:
+            return 0.0
+        mean = total / (size + max(1 / spread - 1, 0.0) + 1e-12)
+        saved = float((2 * mean * later - unseen * mean**2).sum() / later_n)
+        return -0.5 * math.log(max(1 - saved, 1e-12)) if saved < 1 else 0.0
+
+    # -- half-samples ----------------------------------------------------------------------------
+
+    def half_scores(self, column: ColumnCounts) -> np.ndarray:
+        """The score in every half-sample, [H]. Deviations there neglect what couples values."""
+        if column.sums is not None:
+            return self._number_halves(column)
+        counts = column.counts[:, :, self._present]
+        found = np.zeros((len(self.masks), 4))
+        kernels = library()
+        if counts.dtype == np.int32 and kernels is not None:
+            counts = np.ascontiguousarray(counts)
+            bits = (self.masks << np.arange(NUM_PARTS, dtype=np.uint32)).sum(
+                axis=1, dtype=np.uint32
+            )
+            kernels.half_information(
+                counts.ctypes.data, len(counts), NUM_PARTS, counts.shape[2],
+                bits.ctypes.data, len(self.masks), self._logs.ctypes.data, LOG_TABLE,
+                self._half_null.ctypes.data, len(self._half_null), found.ctypes.data,
+            )  # fmt: skip
+        else:
+            for index, mask in enumerate(self.masks):
+                table = counts[:, mask.astype(bool)].sum(axis=1)
+                size = table.sum(axis=1)
+                found[index, 0] = x_log_x(table).sum() - x_log_x(size).sum()
+                at = np.minimum(np.rint(size[size > 0]).astype(np.int64), KNOWN_SIZES)
+                found[index, 1:] = self._half_null[at].sum(axis=0)
+        information, mean, variance, linear = found.T
+        variance = np.maximum(variance - linear**2, 0.0)
+        of_class = self.masks @ counts.sum(axis=0)
+        n = of_class.sum(axis=1)
+        information = (information - x_log_x(of_class).sum(axis=1) + x_log_x(n)) / np.maximum(n, 1)
+        values = int((counts.sum(axis=(1, 2)) > 0).sum())
+        coupled = values / max(values - 1, 1)  # of equally frequent values; exact for two
+        return information - mean - STRICTNESS * np.sqrt(variance * coupled)
+
+    def _number_halves(self, column: ColumnCounts) -> np.ndarray:
+        assert column.sums is not None
+        out = np.zeros(len(self.masks))
+        for index, mask in enumerate(self.masks.astype(bool)):
+            size, total = column.counts[:, mask, 0].sum(axis=1), column.sums[:, mask].sum(axis=1)
+            size, total = size[size > 0], total[size > 0]
+            n = size.sum()
+            total = total - size * (total.sum() / n)
+            null = variance_null(size, self._kurtosis)
+            share = (total**2 / size).sum() / n
+            out[index] = (share - null.mean - STRICTNESS * null.deviation) / 2
+        return out
+
+
+def half_masks(halves: int) -> np.ndarray:
+    """Which blocks make up each half-sample, [H, NUM_PARTS] uint8: complementary pairs of all ways
+    to choose half of the blocks, spread evenly."""
+    ways = list(itertools.combinations(range(NUM_BLOCKS), NUM_BLOCKS // 2))
+    ways = [way for way in ways if 0 in way]  # one of each complementary pair
+    out = np.zeros((halves, NUM_PARTS), np.uint8)
+    for index in range(halves):
+        way = ways[(index // 2) * len(ways) // max((halves + 1) // 2, 1) % len(ways)]
+        blocks = way if index % 2 == 0 else [b for b in range(NUM_BLOCKS) if b not in way]
+        out[index, list(blocks)] = 1
+    return out
+
+
+def held_out_gain(learnt: np.ndarray, unseen: np.ndarray) -> float:
+    """Log-loss saved on unseen rows by label rates learnt from others, in nats a row.
+
+    Rates are drawn towards the base rate with the strength that the spread between values calls
+    for (method of moments of a Dirichlet); no spread beyond chance means no gain and no loss.
+
+    Args:
+        learnt: Counts [V, K].
+        unseen: Counts [V, K] of other rows.
+    """
+    n, later = float(learnt.sum()), float(unseen.sum())
+    if not n or not later:
+        return 0.0
+    base = learnt.sum(axis=0) / n
+    size = learnt.sum(axis=1)
+    seen = size > 0
+    off = learnt[seen] - size[seen, None] * base
+    noise = float((base * (1 - base)).sum())
+    between = float((off**2 / size[seen, None]).sum()) - (seen.sum() - 1) * noise
+    room = n - float((size**2).sum()) / n
+    if between <= 0 or room <= 0:
+        return 0.0
+    strength = max(noise * room / between - 1, 1e-9)
+    met = unseen.sum(axis=1) > 0
+    rate = (learnt[met] + strength * base) / (size[met, None] + strength)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(base > 0, np.log(np.maximum(rate, 1e-300) / np.maximum(base, 1e-300)), 0.0)
+    return float((unseen[met] * ratio).sum() / later)
+
+
+def _tail(score: float, null: NullMoments) -> tuple[float, float]:
+    one = (np.array([value]) for value in (score, null.mean, null.deviation, null.skewness))
+    z, p = tail(*one)
+    return float(z[0]), float(p[0])
