@@ -3,7 +3,8 @@
     model/
         model.json           what to build: class and hyperparameters
         weights.safetensors  everything that scoring needs
-        interactions/        external ids, titles, and the training pairs
+        interactions/        external ids, titles, columns, and the training pairs
+        columns/             of towers: the fitted pipelines of what they read
 
 Nothing in it is pickled, and loading it runs no code but this library's.
 
@@ -27,21 +28,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys.data.atomic import atomic_folder
-from recsys.data.interactions import Interactions
+from recsys.data.encode import Raw
+from recsys.data.interactions import ITEM, USER, Interactions
 from recsys.data.pairs import Pairs
-from recsys.errors import CheckpointError, ConfigError, SchemaError
+from recsys.data.side_tables import SideTables, save_pipelines
+from recsys.errors import CheckpointError, ConfigError, SchemaError, did_you_mean
 from recsys.metrics.top_items import block_users, bytes_per_score, top_of_scores, top_of_vectors
 from recsys.models.collaborative import CFModel, EmbeddingModel
 from recsys.models.registry import call, import_target
 from recsys.models.saved import WEIGHTS, ModelSpec, no_model, read_card
+from recsys.models.two_sided import TowersModel
 
 FORMAT = {"format": "recsys-cf-model", "version": 1}
 BLOCK_BYTES = 64 * 2**20
 """Scores of a block of users, where scores are written."""
 
 
-def make_cf(spec: ModelSpec, train: Pairs) -> CFModel:
+def make_cf(spec: ModelSpec, train: Pairs, tables: SideTables | None = None) -> CFModel:
     """Build a model for some training pairs; it has learnt nothing yet.
+
+    Args:
+        spec: What to build.
+        train: The pairs to learn from.
+        tables: What towers read of users and items; None: nothing but the ids.
 
     Raises:
         ConfigError: a hyperparameter is unknown or impossible.
@@ -50,6 +59,8 @@ def make_cf(spec: ModelSpec, train: Pairs) -> CFModel:
     given: dict[str, Any] = {"num_users": train.num_users, "num_items": train.num_items}
     if isinstance(cls, type) and issubclass(cls, EmbeddingModel):
         given = {"train": train}
+        if issubclass(cls, TowersModel):
+            given["tables"] = tables
     model = call(cls, dict(spec.arguments), given, spec.family)
     if not isinstance(model, CFModel):
         raise ConfigError(f"{spec.target} is not a model of users and items.")
@@ -58,6 +69,10 @@ def make_cf(spec: ModelSpec, train: Pairs) -> CFModel:
 
 def check_cf(spec: ModelSpec) -> None:
     """Raise ConfigError for hyperparameters that no data could make possible."""
+    cls = import_target(spec.target)
+    if isinstance(cls, type) and issubclass(cls, TowersModel):  # only the data knows its columns
+        known = {"user_fields": None, "item_fields": None}
+        spec = dataclasses.replace(spec, arguments={**spec.arguments, **known})
     size = 10_000
     codes = np.arange(size)
     with torch.device("meta"):
@@ -100,6 +115,34 @@ class SavedCF:
         """Vectors of users [U, D] and items [I, D] whose dot products are the scores; None for a
         model that has none."""
         return self.model() if isinstance(self.model, EmbeddingModel) else None
+
+    @torch.no_grad()
+    def encode(self, side: str, rows: Raw) -> Tensor:
+        """Vectors of raw rows, of users or items that training knew or of new ones [n, D].
+
+        Args:
+            side: user or item.
+            rows: The columns that the tower of that side reads, its id among them; null where not
+                known.
+
+        Raises:
+            ConfigError: the model is not made of towers, or there is no such side.
+            SchemaError: a column is missing or holds what it may not.
+        """
+        if not isinstance(self.model, TowersModel):
+            raise ConfigError(
+                f"{self.spec.class_name} knows users and items by their pairs alone; only towers "
+                "encode rows. Choose the run of a towers model."
+            )
+        model = self.model
+        sides = {
+            USER: (model.user_side, model.encode_user),
+            ITEM: (model.item_side, model.encode_item),
+        }
+        if side not in sides:
+            raise ConfigError(f'there is no side "{side}".{did_you_mean(side, sides)}')
+        table, encode = sides[side]
+        return encode(table.pipeline.transform(rows).to_batch())
 
     @torch.no_grad()
     def recommend(
@@ -180,6 +223,9 @@ class SavedCF:
             save_file({name: t.contiguous() for name, t in state.items()}, temporary / WEIGHTS)
             (temporary / "model.json").write_text(json.dumps(card, indent=1))
             self.data.save(temporary / "interactions")
+            if isinstance(self.model, TowersModel):
+                sides = (self.model.user_side.pipeline, self.model.item_side.pipeline)
+                save_pipelines(temporary / "columns", *sides)
         return folder
 
     @classmethod
@@ -197,7 +243,9 @@ class SavedCF:
             raise no_model(folder, error) from error
         spec = ModelSpec(**card["model"])
         data = Interactions.load(folder / "interactions")
-        model = make_cf(spec, data.train)
+        columns = folder / "columns"
+        tables = SideTables.load(columns, data) if columns.exists() else None
+        model = make_cf(spec, data.train, tables)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
