@@ -68,13 +68,6 @@ def infer_schema(
     roles = [name for name in (weight, group, timestamp) if name]
     ignored = tuple(ignore)
     source.require([*labels, *roles, *ignored])
-    for name in labels:
-        kind = source.columns[name]
-        if dtype_name(kind) not in ("int", "float", "bool") or is_list(kind):
-            raise SchemaError(
-                f'label "{name}" holds {kind}; it must be 0 or 1 (or boolean). Map its values '
-                "first, or choose another label."
-            )
     out = {*labels, *ignored, *(name for name in (weight, timestamp) if name)}
     fields = [infer_field(n, kind) for n, kind in source.columns.items() if n not in out]
     if not fields:
@@ -104,6 +97,13 @@ def infer_field(name: str, kind: pa.DataType) -> Field:
 def check_types(schema: Schema, source: Source) -> None:
     """Raise a SchemaError when a column is absent, or its type cannot be what the schema says."""
     source.require(schema.columns)
+    for name in schema.labels:
+        kind = source.columns[name]
+        if dtype_name(kind) not in ("int", "float", "bool") or is_list(kind):
+            raise SchemaError(
+                f'label "{name}" holds {kind}; it must be 0 or 1 (or boolean). Map its values '
+                "first, or choose another label."
+            )
     for one in schema:
         kind = source.columns[one.name]
         reason = None

@@ -41,12 +41,11 @@ from recsys.feature_ranking.pairs import (
 )
 from recsys.feature_ranking.periods import Periods, label_by_period, read_periods
 from recsys.feature_ranking.quality import ColumnQuality, column_quality, flags, period_drift
-from recsys.feature_ranking.rows import Rows, TargetKind, count_rows
+from recsys.feature_ranking.rows import TARGETS, Rows, count_rows
 from recsys.feature_ranking.score import ColumnScore, Scorer
 
 Progress = Callable[[int, int, str], None]
 METHODS = ("outrank", "outrank_classic", "information", "gain", *selection.METHODS)
-RARE_BOUNDS = (10, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class RankingOptions:
     """
 
     method: str = "outrank"
-    target: TargetKind = "auto"
+    target: str = "auto"
     halves: int = 32
     pairs: int = 5000
     full_pairs: int = 20
@@ -84,8 +83,8 @@ class RankingOptions:
             raise ConfigError(
                 f"method={self.method} is not one.{did_you_mean(self.method, METHODS)}"
             )
-        if self.target not in ("auto", "classes", "number"):
-            raise ConfigError(f"target={self.target} must be auto, classes or number.")
+        if self.target not in TARGETS:
+            raise ConfigError(f"target={self.target} must be {' or '.join(TARGETS)}.")
         for key, least in (
             ("halves", 0), ("pairs", 0), ("full_pairs", 0), ("max_values", 16),
             ("num_buckets", 2), ("select", 1), ("seed", 0),
@@ -358,6 +357,7 @@ def _features(
             "p": one.score.p,
             "q": float(q[index]),
             "gain": one.score.gain,
+            "strength": one.score.strength,
             **stable,
             "kind": str(one.field.kind),
             "values": one.quality.values,

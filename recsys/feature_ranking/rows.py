@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +36,7 @@ NOT_COUNTED = np.iinfo(np.uint16).max
 MAX_CLASSES = 256
 SAMPLE_ROWS = 1 << 18
 """Training rows that are kept in memory for pairs of columns, drawn by a fixed hash."""
-TargetKind = Literal["auto", "classes", "number"]
+TARGETS = ("auto", "classes", "number")
 
 
 _Read = tuple[Source, list[np.ndarray], list[np.ndarray], list[np.ndarray]]
@@ -106,7 +105,7 @@ def count_rows(
     label: str,
     *,
     rule: SplitRule | None,
-    target: TargetKind = "auto",
+    target: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rows:
     """Read the label, the split, the user and the weight of every row.
@@ -165,7 +164,7 @@ def _parts(chunk: Chunk, split: Callable[[Chunk], np.ndarray] | None, name: str,
 class _LabelReader:
     """Labels as class numbers in the order of first sight, or as float64; -1 and NaN for none."""
 
-    def __init__(self, label: str, source: Source, target: TargetKind) -> None:
+    def __init__(self, label: str, source: Source, target: str) -> None:
         source.require([label])
         kind = source.columns[label]
         if is_list(kind) or dtype_name(kind) is None:

@@ -47,6 +47,9 @@ class ColumnScore:
     z: float
     p: float
     gain: float
+    strength: float
+    """Rows of a value at which its own label rate weighs as much as the base rate; infinite where
+    values do not differ beyond chance."""
 
     @property
     def excess(self) -> float:
@@ -102,7 +105,8 @@ class Scorer:
             error=standard_error(train, information),
             z=z,
             p=p,
-            gain=self._gain(column),
+            gain=held_out_gain(*self._learnt_and_unseen(column.counts[:, :, self._present])),
+            strength=prior_strength(train),
         )
 
     def _score_number(self, column: ColumnCounts) -> ColumnScore:
@@ -126,13 +130,10 @@ class Scorer:
             z=z,
             p=p,
             gain=self._number_gain(column),
+            strength=_number_strength(size, total),
         )
 
     # -- rows that were not counted -------------------------------------------------------------
-
-    def _gain(self, column: ColumnCounts) -> float:
-        learnt, unseen = self._learnt_and_unseen(column.counts[:, :, self._present])
-        return held_out_gain(learnt, unseen)
 
     def _learnt_and_unseen(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where there are no held-out rows, the last block stands in for them."""
@@ -144,18 +145,13 @@ class Scorer:
         assert column.sums is not None
         size, unseen = self._learnt_and_unseen(column.counts[:, :, 0])
         total, later = self._learnt_and_unseen(column.sums)
-        n, later_n = size.sum(), unseen.sum()
-        if not later_n or not n:
+        later_rows = unseen.sum()
+        strength = _number_strength(size, total)
+        if not later_rows or math.isinf(strength):
             return 0.0
-        total = total - size * (total.sum() / n)
-        seen = size > 0
-        between = (total[seen] ** 2 / size[seen]).sum() - (seen.sum() - 1)
-        spread = between / (n - (size**2).sum() / n) if n > 1 else 0.0
-        if spread <= 0:
-            return 0.0
-        mean = total / (size + max(1 / spread - 1, 0.0) + 1e-12)
-        saved = float((2 * mean * later - unseen * mean**2).sum() / later_n)
-        return -0.5 * math.log(max(1 - saved, 1e-12)) if saved < 1 else 0.0
+        mean = (total - size * (total.sum() / size.sum())) / (size + strength)
+        saved = float((2 * mean * later - unseen * mean**2).sum() / later_rows)
+        return -0.5 * math.log(max(1 - saved, 1e-12))
 
     # -- half-samples ----------------------------------------------------------------------------
 
@@ -232,21 +228,48 @@ def held_out_gain(learnt: np.ndarray, unseen: np.ndarray) -> float:
     n, later = float(learnt.sum()), float(unseen.sum())
     if not n or not later:
         return 0.0
-    base = learnt.sum(axis=0) / n
-    size = learnt.sum(axis=1)
-    seen = size > 0
-    off = learnt[seen] - size[seen, None] * base
-    noise = float((base * (1 - base)).sum())
-    between = float((off**2 / size[seen, None]).sum()) - (seen.sum() - 1) * noise
-    room = n - float((size**2).sum()) / n
-    if between <= 0 or room <= 0:
+    strength = prior_strength(learnt)
+    if math.isinf(strength):
         return 0.0
-    strength = max(noise * room / between - 1, 1e-9)
+    base, size = learnt.sum(axis=0) / n, learnt.sum(axis=1)
     met = unseen.sum(axis=1) > 0
     rate = (learnt[met] + strength * base) / (size[met, None] + strength)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(base > 0, np.log(np.maximum(rate, 1e-300) / np.maximum(base, 1e-300)), 0.0)
     return float((unseen[met] * ratio).sum() / later)
+
+
+def prior_strength(table: np.ndarray) -> float:
+    """Strength of the Dirichlet prior that the spread of label rates calls for, in rows.
+
+    Method of moments: the spread of rates between values beyond what drawing rows explains.
+
+    Args:
+        table: Counts [V, K].
+    """
+    size = table.sum(axis=1)
+    seen = size > 0
+    table, size = table[seen], size[seen].astype(np.float64)
+    n = size.sum()
+    base = table.sum(axis=0) / n
+    noise = float((base * (1 - base)).sum())
+    off = table - size[:, None] * base
+    between = float((off**2 / size[:, None]).sum()) - (seen.sum() - 1) * noise
+    room = n - float((size**2).sum()) / n
+    return max(noise * room / between - 1, 1e-9) if between > 0 and room > 0 else math.inf
+
+
+def _number_strength(size: np.ndarray, total: np.ndarray) -> float:
+    """The same for normal scores, whose variance is one."""
+    seen = size > 0
+    size, total = size[seen].astype(np.float64), total[seen]
+    n = size.sum()
+    if n <= 1:
+        return math.inf
+    total = total - size * (total.sum() / n)
+    between = float((total**2 / size).sum()) - (seen.sum() - 1)
+    room = n - float((size**2).sum()) / n
+    return max(room / between - 1, 1e-9) if between > 0 and room > 0 else math.inf
 
 
 def _tail(score: float, null: NullMoments) -> tuple[float, float]:
