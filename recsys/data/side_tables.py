@@ -2,7 +2,8 @@
 
 The first column of either table is the id itself, `user` or `item`. Vocabularies and scales are
 fitted on the users and items that the training pairs have: an item that only the test pairs have
-reads as unseen, but its other columns speak for it.
+reads as unseen, but its other columns speak for it. On request users have one more column: the list
+of the items that they have in the training pairs.
 
 Letters   R rows of a table: U users or I items.
 """
@@ -23,8 +24,11 @@ from recsys.data.infer import check_types, infer_field
 from recsys.data.interactions import ITEM, USER, Interactions
 from recsys.data.pairs import Pairs
 from recsys.data.readers import Chunk, Source
-from recsys.data.schema import Schema
+from recsys.data.schema import Encoding, Field, Kind, Schema
 from recsys.errors import SchemaError
+
+HISTORY = "training_items"
+"""Column of users: the items that they have in the training pairs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,9 @@ class SideTable:
             SchemaError: a column cannot be an input, or is empty in the known rows.
         """
         source = Source.from_frame(frame, name)
-        schema = Schema(tuple(infer_field(c, kind) for c, kind in source.columns.items()), ())
+        fields = [infer_field(column, kind) for column, kind in source.columns.items()]
+        fields = [_whole_history(one) if one.name == HISTORY else one for one in fields]
+        schema = Schema(tuple(fields), ())
         check_types(schema, source)
 
         def fitted_on(chunk: Chunk) -> np.ndarray:
@@ -97,14 +103,15 @@ class SideTables:
     items: SideTable
 
     @classmethod
-    def fit(cls, data: Interactions, train: Pairs) -> SideTables:
+    def fit(cls, data: Interactions, train: Pairs, history: bool = False) -> SideTables:
         """Encode what `data` knows of its users and items.
 
         Args:
             data: Ids, and columns where it has any.
             train: Pairs whose users and items are known; of the same users and items as `data`.
+            history: Users have the column `HISTORY`, of the items that `train` gives them.
         """
-        frames = _frames(data)
+        frames = _frames(data, train if history else None)
         known = (train.user_degrees > 0, train.item_degrees > 0)
         users, items = (
             SideTable.fit(frame, mask, f"{data.name}, {name}s")
@@ -113,11 +120,11 @@ class SideTables:
         return cls(users, items)
 
     @classmethod
-    def of_ids(cls, train: Pairs) -> SideTables:
+    def of_ids(cls, train: Pairs, history: bool = False) -> SideTables:
         """Tables of nothing but ids, for pairs whose external ids do not matter."""
         sizes = (train.num_users, train.num_items)
         ids = [pa.array(np.arange(size)) for size in sizes]
-        return cls.fit(Interactions("pairs", ids[0], ids[1], train), train)
+        return cls.fit(Interactions("pairs", ids[0], ids[1], train), train, history)
 
     @classmethod
     def load(cls, folder: Path, data: Interactions) -> SideTables:
@@ -126,11 +133,12 @@ class SideTables:
         Raises:
             SchemaError: the folder does not hold the pipelines, or the data lacks a column.
         """
-        tables = []
-        for name, frame in _frames(data).items():
-            pipeline = FeaturePipeline.load(folder / name)
-            tables.append(SideTable(pipeline, pipeline.transform(frame)))
-        return cls(*tables)
+        pipelines = {name: FeaturePipeline.load(folder / name) for name in (USER, ITEM)}
+        history = HISTORY in pipelines[USER].schema.names
+        frames = _frames(data, data.train if history else None)
+        return cls(
+            *(SideTable(one, one.transform(frames[name])) for name, one in pipelines.items())
+        )
 
 
 def save_pipelines(folder: Path, users: FeaturePipeline, items: FeaturePipeline) -> None:
@@ -140,10 +148,22 @@ def save_pipelines(folder: Path, users: FeaturePipeline, items: FeaturePipeline)
         items.save(partial / ITEM)
 
 
-def _frames(data: Interactions) -> dict[str, pl.DataFrame]:
+def _frames(data: Interactions, history: Pairs | None) -> dict[str, pl.DataFrame]:
     sides = {USER: (data.user_ids, data.user_columns), ITEM: (data.item_ids, data.item_columns)}
     frames = {}
     for name, (ids, columns) in sides.items():
         frame = pl.DataFrame({name: pl.Series(name, pl.from_arrow(ids))})
         frames[name] = frame if columns is None else frame.hstack(columns)
+    if history is not None:
+        if HISTORY in frames[USER].columns:
+            raise SchemaError(f'"{HISTORY}" is the name of a column that is made; rename yours.')
+        items = data.item_ids.take(pa.array(history.items))
+        lists = pa.LargeListArray.from_arrays(pa.array(history.offsets), items)
+        frames[USER] = frames[USER].with_columns(pl.Series(HISTORY, pl.from_arrow(lists)))
     return frames
+
+
+def _whole_history(one: Field) -> Field:
+    """A set of items, however many: pairs have no order."""
+    kind, encoding = Kind.MULTIVALUED, Encoding.VOCABULARY
+    return Field(name=one.name, kind=kind, encoding=encoding, dtype=one.dtype)

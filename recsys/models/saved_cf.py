@@ -67,6 +67,14 @@ def make_cf(spec: ModelSpec, train: Pairs, tables: SideTables | None = None) -> 
     return model
 
 
+def tables_for(spec: ModelSpec, data: Interactions, train: Pairs) -> SideTables | None:
+    """What a model reads of users and items beside some training pairs; None: nothing."""
+    cls = import_target(spec.target)
+    if not (isinstance(cls, type) and issubclass(cls, TowersModel)):
+        return None
+    return SideTables.fit(data, train, bool(spec.arguments.get("history", False)))
+
+
 def check_cf(spec: ModelSpec) -> None:
     """Raise ConfigError for hyperparameters that no data could make possible."""
     cls = import_target(spec.target)

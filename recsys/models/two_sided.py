@@ -9,13 +9,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.data.batch import Batch
+from recsys.data.batch import Batch, Ragged
+from recsys.data.interactions import USER
 from recsys.data.pairs import Pairs
 from recsys.data.schema import UNSEEN
-from recsys.data.side_tables import SideTable, SideTables
+from recsys.data.side_tables import HISTORY, SideTable, SideTables
 from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions
 from recsys.embedding.storage import DenseStorage
 from recsys.embedding.table_rows import TableRows
@@ -66,6 +68,8 @@ class TowersModel(EmbeddingModel):
     Args:
         train: The pairs to learn from.
         tables: What is known of users and items; None: nothing but the ids.
+        history: The user tower also reads the mean vector of the user's training items; `tables`
+            have them.
         embedding: Layout and width of the vectors of values, the same for both sides.
         user_fields: Columns that the user tower reads, `user` is the id; None for all.
         item_fields: Columns that the item tower reads, `item` is the id; None for all.
@@ -75,6 +79,8 @@ class TowersModel(EmbeddingModel):
         SchemaError: a column is not there.
     """
 
+    history_codes: Tensor
+
     similarity = "dot"
     """What the dot product of the vectors is: `dot`, or `cosine` of vectors of length 1."""
 
@@ -82,21 +88,30 @@ class TowersModel(EmbeddingModel):
         self,
         train: Pairs,
         tables: SideTables | None,
+        history: bool,
         embedding: EmbeddingOptions,
         user_fields: Sequence[str] | None,
         item_fields: Sequence[str] | None,
         out_dim: int,
     ) -> None:
         super().__init__(train, out_dim)
-        tables = SideTables.of_ids(train) if tables is None else tables
+        tables = SideTables.of_ids(train, history) if tables is None else tables
         sizes = (len(tables.users.rows), len(tables.items.rows))
         if sizes != (train.num_users, train.num_items):
             raise ValueError(
                 f"the tables have {sizes[0]:,} users and {sizes[1]:,} items, the pairs "
                 f"{train.num_users:,} and {train.num_items:,}. Fit them on this data."
             )
+        self.history = history
+        if history and user_fields is not None:
+            user_fields = [*user_fields, HISTORY]
         self.user_side = Side(tables.users.select(user_fields), embedding)
         self.item_side = Side(tables.items.select(item_fields), embedding)
+        if history:  # lists stand in the order of the pairs: each pair says the code of its item
+            values, _ = tables.users.rows.ragged[HISTORY]
+            codes = np.zeros(train.num_items, values.dtype)
+            codes[train.items] = values
+            self.register_buffer("history_codes", torch.from_numpy(codes), persistent=False)
 
     @abstractmethod
     def encode_user(self, batch: Batch) -> Tensor:
@@ -105,6 +120,14 @@ class TowersModel(EmbeddingModel):
     @abstractmethod
     def encode_item(self, batch: Batch) -> Tensor:
         """Vectors of items [P, O] from rows of their columns."""
+
+    def user_rows(self, users: Tensor, items: Tensor, unseen_share: float) -> Batch:
+        """Rows of users [B] to learn from: none has in its history the item [B] to be found."""
+        batch = self.user_side.batch(users, unseen_share, USER)
+        if self.history:
+            whole = batch.ragged[HISTORY]
+            batch.ragged[HISTORY] = without(whole, self.history_codes[items])
+        return batch
 
     def forward(self) -> tuple[Tensor, Tensor]:
         return (
@@ -116,6 +139,26 @@ class TowersModel(EmbeddingModel):
 def _encode_all(side: Side, encode: Callable[[Batch], Tensor]) -> Tensor:
     rows = torch.arange(len(side.rows), device=side.rows.ids.device)
     return torch.cat([encode(side.batch(part)) for part in rows.split(BLOCK_ROWS)])
+
+
+def without(lists: Ragged, codes: Tensor) -> Ragged:
+    """Lists without one code each.
+
+    Shape:
+        lists    B lists
+        codes    [B]
+        return   B lists
+
+    Example:
+        >>> lists = Ragged(torch.tensor([4, 5, 6, 5]), torch.tensor([0, 1, 4]))
+        >>> without(lists, torch.tensor([3, 5]))
+        Ragged(values=tensor([4, 6]), offsets=tensor([0, 1, 2]))
+    """
+    lengths = lists.lengths
+    rows = torch.arange(len(codes), device=codes.device).repeat_interleave(lengths)
+    kept = lists.values != codes[rows]
+    lengths = torch.bincount(rows[kept], minlength=len(codes))
+    return Ragged(lists.values[kept], torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
 
 
 def embedding_options(

@@ -9,7 +9,7 @@ import pytest
 from recsys.data.interactions import Interactions
 from recsys.data.pairs import Pairs
 from recsys.data.schema import MISSING, UNSEEN
-from recsys.data.side_tables import SideTable, SideTables, save_pipelines
+from recsys.data.side_tables import HISTORY, SideTable, SideTables, save_pipelines
 from recsys.errors import SchemaError
 
 USERS = pl.DataFrame({"user": [7, 9, 8], "age": [31.0, None, 20.0], "city": ["a", "b", None]})
@@ -99,6 +99,28 @@ def test_saved_pipelines_encode_the_same(tmp_path: Path) -> None:
             assert np.array_equal(offsets, two.ragged[field][1])
     with pytest.raises(SchemaError, match="no feature pipeline"):
         SideTables.load(tmp_path / "data", found)
+
+
+def test_users_may_have_the_items_of_training(tmp_path: Path) -> None:
+    found = data()
+    before = SideTables.fit(found, found.train, history=True)
+    field = before.users.pipeline.schema[HISTORY]
+    assert (field.kind, field.max_length) == ("multivalued", None)
+    tokens = before.users.pipeline.tokens(HISTORY).to_pylist()
+    values, offsets = before.users.rows.ragged[HISTORY]
+    assert offsets.tolist() == [0, 2, 3]
+    assert [tokens[code] for code in values] == ["x", "y", "x"]
+    # Of the pairs that are learnt from, which may be a part.
+    fewer = found.train.taken(np.array([True, False, True]))
+    assert SideTables.fit(found, fewer, history=True).users.rows.ragged[HISTORY][0].size == 2
+    save_pipelines(tmp_path / "p", before.users.pipeline, before.items.pipeline)
+    after = SideTables.load(tmp_path / "p", found)
+    assert np.array_equal(after.users.rows.ragged[HISTORY][0], values)
+    named = USERS.rename({"city": HISTORY})
+    rows = pl.DataFrame({"user": [7], "item": ["x"]})
+    taken = Interactions.of("x", rows, users=named)
+    with pytest.raises(SchemaError, match="rename yours"):
+        SideTables.fit(taken, taken.train, history=True)
 
 
 def test_pairs_alone_have_tables_of_ids() -> None:

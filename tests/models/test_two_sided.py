@@ -17,7 +17,7 @@ from recsys.data.triple_sampler import TripleSampler
 from recsys.errors import ConfigError, SchemaError
 from recsys.models.registry import import_target
 from recsys.models.saved import ModelSpec
-from recsys.models.saved_cf import SavedCF, check_cf, make_cf
+from recsys.models.saved_cf import SavedCF, check_cf, make_cf, tables_for
 from recsys.models.two_sided import TowersModel
 
 MODELS = config.options("towers")
@@ -59,12 +59,13 @@ def make_data(seed: int = 0) -> Interactions:
 
 def made(stem: str, data: Interactions, seed: int = 0, **keys: Any) -> TowersModel:
     torch.manual_seed(seed)
-    model = make_cf(spec_of(stem, **keys), data.train, SideTables.fit(data, data.train))
+    spec = spec_of(stem, **keys)
+    model = make_cf(spec, data.train, tables_for(spec, data, data.train))
     assert isinstance(model, TowersModel)
     return model.eval()
 
 
-DEEP = [{}, {"hidden_dims": [7, 5]}]
+DEEP: list[dict[str, Any]] = [{}, {"hidden_dims": [7, 5]}, {"history": True}]
 
 
 @pytest.mark.parametrize("stem", MODELS)
@@ -125,13 +126,15 @@ def test_hyperparameters_are_checked_without_data(stem: str) -> None:
         check_cf(spec_of(stem, no_such_key=1))
 
 
+@pytest.mark.parametrize("history", [False, True])
 @pytest.mark.parametrize("stem", MODELS)
-def test_saved_and_loaded_they_encode_the_same_rows(stem: str, tmp_path: Path) -> None:
+def test_saved_and_loaded_they_encode_the_same_rows(
+    stem: str, history: bool, tmp_path: Path
+) -> None:
     data = make_data()
-    model = made(stem, data, item_fields=["item", "tags"], hidden_dims=[6])
-    SavedCF(model, data, spec_of(stem, item_fields=["item", "tags"], hidden_dims=[6])).save(
-        tmp_path / "model"
-    )
+    keys = {"item_fields": ["item", "tags"], "hidden_dims": [6], "history": history}
+    model = made(stem, data, **keys)
+    SavedCF(model, data, spec_of(stem, **keys)).save(tmp_path / "model")
     saved = SavedCF.load(tmp_path / "model")
     found = saved.vectors()
     assert found is not None
@@ -145,6 +148,9 @@ def test_saved_and_loaded_they_encode_the_same_rows(stem: str, tmp_path: Path) -
     assert saved.encode("item", rows)[2].isfinite().all()
     assert data.user_columns is not None
     raw = data.user_columns.with_columns(user=pl.Series(data.user_ids.to_pylist()))
+    if history:  # of a new user too: any list of items that training knows
+        lists = [data.train.of_user(user).tolist() for user in range(9)]
+        raw = raw.with_columns(pl.Series("training_items", lists))
     torch.testing.assert_close(saved.encode("user", raw), users)
     with pytest.raises(SchemaError, match="tags"):
         saved.encode("item", rows.drop("tags"))
@@ -166,6 +172,22 @@ def test_tables_of_other_data_are_refused() -> None:
     other = Pairs.of(np.array([0]), np.array([0]), num_users=2, num_items=2)
     with pytest.raises(ValueError, match="9 users and 12 items, the pairs 2 and 2"):
         make_cf(spec_of("twotower"), other, SideTables.fit(data, data.train))
+
+
+def test_a_row_to_learn_from_does_not_have_the_item_that_is_to_be_found() -> None:
+    data = make_data()
+    model = made("twotower", data, history=True)
+    users, items = torch.from_numpy(data.train.users).long(), torch.from_numpy(data.train.items)
+    found = model.user_rows(users, items.long(), 0.0).ragged["training_items"]
+    whole = model.user_side.batch(users).ragged["training_items"]
+    tokens = model.user_side.pipeline.tokens("training_items").to_pylist()
+    for row, (user, own) in enumerate(zip(users.tolist(), items.tolist(), strict=True)):
+        read, every = (
+            {tokens[code] for code in one.values[one.offsets[row] : one.offsets[row + 1]].tolist()}
+            for one in (found, whole)
+        )
+        assert every == set(data.train.of_user(user).tolist())
+        assert read == every - {own}
 
 
 def test_ids_read_as_unseen_when_asked() -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
-from recsys.data.interactions import ITEM, USER
+from recsys.data.interactions import ITEM
 from recsys.data.pairs import Pairs
 from recsys.data.side_tables import SideTables
 from recsys.data.triple_sampler import Sampling
@@ -80,6 +80,8 @@ class TwoTower(TowersModel):
         tables: What is known of users and items; None: nothing but the ids.
         user_fields: Columns that the user tower reads, `user` is the id; None for all.
         item_fields: Columns that the item tower reads, `item` is the id; None for all.
+        history: The user tower reads the mean vector of the user's training items as well, without
+            the item that is to be found.
         embed_dim: Width of the vector of a value, D.
         layout: full, hashed, multiplexed: where these vectors lie.
         ratio: Bytes of the vectors as a share of the full layout's.
@@ -129,6 +131,7 @@ class TwoTower(TowersModel):
         *,
         user_fields: Sequence[str] | None = None,
         item_fields: Sequence[str] | None = None,
+        history: bool = False,
         embed_dim: int = 64,
         layout: str = "full",
         ratio: float = 1.0,
@@ -159,7 +162,7 @@ class TwoTower(TowersModel):
         check_dropout("unseen_share", unseen_share)
         embedding = embedding_options(embed_dim, layout, ratio, init_std)
         out_dim = hidden_dims[-1] if hidden_dims else embed_dim
-        super().__init__(train, tables, embedding, user_fields, item_fields, out_dim)
+        super().__init__(train, tables, history, embedding, user_fields, item_fields, out_dim)
         self.user_tower, self.item_tower = (
             Tower(side.num_fields, embed_dim, hidden_dims, dropout)
             for side in (self.user_side, self.item_side)
@@ -198,11 +201,14 @@ class TwoTower(TowersModel):
             shape = (self.uniform_negatives,)
             more = torch.randint(self.num_items, shape, device=drawn.device)
             drawn = torch.cat([drawn, more])
-        users, user_at = batch.users.unique(return_inverse=True)
+        # Towers read every user and item of the batch once; a history is each row's own.
+        users, user_at = batch.users, torch.arange(len(batch), device=drawn.device)
+        if not self.history:
+            users, user_at = users.unique(return_inverse=True)
         items, item_at = drawn.unique(return_inverse=True)
         positives = item_at[: len(batch)]
-        # Towers read every user and item of the batch once.
-        read_users = self.user_side.lookup(self.user_side.batch(users, self.unseen_share, USER))
+        user_rows = self.user_rows(users, batch.positives, self.unseen_share)
+        read_users = self.user_side.lookup(user_rows)
         read_items = self.item_side.lookup(self.item_side.batch(items, self.unseen_share, ITEM))
         user_vectors = self._finish(self.user_tower(read_users)) / self.temperature
         loss = sampled_softmax(
