@@ -27,10 +27,11 @@ from recsys import config
 from recsys.data.interactions import Interactions
 from recsys.data.pairs import Pairs
 from recsys.data.triple_sampler import TripleSampler
+from recsys.embedding.lookup import EmbeddingOptions
 from recsys.errors import ConfigError
 from recsys.metrics.ranking import FullRanking, Ranking
 from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel
-from recsys.models.saved_cf import SavedCF, check_cf, make_cf
+from recsys.models.saved_cf import SavedCF, check_cf, make_cf, tables_for
 from recsys.tracking.console import Console
 from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoints
@@ -43,6 +44,8 @@ from recsys.training.signals import Interrupted
 SELECTIONS = ("validation", "test")
 STAGES = ("checkpoints/choose", "checkpoints/refit")
 """Where the two trainings of a run keep theirs."""
+COLUMN_KEYS = ("user_columns", "item_columns", "users_path", "items_path")
+"""Keys of `data` that name what towers read."""
 SPLIT_SEED = 0
 """Of the validation part: the same pairs for every seed of a model."""
 
@@ -62,7 +65,7 @@ class Learnt:
 
 
 class RankingRun(TrackedRun):
-    """Everything that one `python -m pipelines.train cf=...` does.
+    """Everything that one `python -m pipelines.train cf=...` or `towers=...` does.
 
     Args:
         cfg: Composed configuration.
@@ -74,9 +77,10 @@ class RankingRun(TrackedRun):
 
     def __init__(self, cfg: DictConfig, family: str) -> None:
         super().__init__(cfg, chosen_spec(cfg, family), int(cfg.seed))
+        self.reads_columns = family == "towers"
         self.options = config.build_options(RankingOptions, cfg.trainer, "trainer")
         self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
-        refuse_what_has_no_table(self.optimizer_options, cfg)
+        refuse_what_has_no_table(self.optimizer_options, cfg, family)
         self.selection = str(cfg.selection)
         if self.selection not in SELECTIONS:
             raise ConfigError(
@@ -98,13 +102,15 @@ class RankingRun(TrackedRun):
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
         self.ranks = Ranks()
+        self.data: Interactions
+        """Known once it is read."""
         self.continued: Continued | None = None
         """What an earlier, unfinished run of this configuration left."""
 
     def run(self) -> dict[str, Any]:
         """Read, learn, rank, save, report."""
         with Console(self.cfg.console) as self.console:
-            data = self.read()
+            data = self.data = self.read()
             place = RunFolder(
                 OUTPUTS / data.name / self.stem,
                 config.identity(self.cfg),
@@ -153,7 +159,7 @@ class RankingRun(TrackedRun):
         """Choose, refit, test, and write everything down."""
         begin = time.perf_counter()
         self.console.note(f"output {self.folder}   {tracker.url}")
-        digest = data.digest()
+        digest = data.digest(columns=self.reads_columns)
         self.log_pairs(data, digest, tracker)
         learnt = self.learn(data, tracker)
         fit_seconds = time.perf_counter() - begin
@@ -231,7 +237,8 @@ class RankingRun(TrackedRun):
             epochs: In place of the options' number.
         """
         seed_everything(self.seed)
-        model = make_cf(self.spec, train)
+        # Fitted again for each training: what was held out is as new to the tables as it is.
+        model = make_cf(self.spec, train, tables_for(self.spec, self.data, train))
         if isinstance(model, ClosedForm):
             name = self.spec.class_name
             model.fit(train, lambda done, total: self.console.preparing(done, total, name, "parts"))
@@ -246,7 +253,7 @@ class RankingRun(TrackedRun):
         trainer = RankingTrainer(
             model,
             torch.optim.Adam(
-                model.parameters(),
+                [parameter for parameter in model.parameters() if parameter.requires_grad],
                 lr=self.optimizer_options.lr,
                 betas=self.optimizer_options.betas,
                 eps=self.optimizer_options.eps,
@@ -318,19 +325,32 @@ def list_lengths(cfg: DictConfig) -> tuple[int, ...]:
     return ks
 
 
-def refuse_what_has_no_table(options: OptimizerOptions, cfg: DictConfig) -> None:
-    """Raise ConfigError for settings of the embedding tables of click models."""
+def refuse_what_has_no_table(options: OptimizerOptions, cfg: DictConfig, family: str) -> None:
+    """Raise ConfigError for settings of the embedding tables of click models, and for columns that
+    nothing would read."""
     if options.name != "adam":
         raise ConfigError(
-            f"optimizer={options.name} is for the tables of click models; cf models are trained "
-            "by optimizer=adam."
+            f"optimizer={options.name} is for the tables of click models; {family} models are "
+            "trained by optimizer=adam."
         )
     neutral = OptimizerOptions()
     for key in ("embedding_lr", "embedding_l2", "embedding_mba"):
         if getattr(options, key) != getattr(neutral, key):
             raise ConfigError(
-                f"optimizer.{key}={getattr(options, key)} is nothing for cf models, whose penalty "
-                "is a key of their own (see cf.*). Leave it out."
+                f"optimizer.{key}={getattr(options, key)} is nothing for {family} models, whose "
+                f"penalty is a key of their own (see {family}.*). Leave it out."
             )
     if cfg.get("gate") is not None:
-        raise ConfigError("gate is nothing for cf models: every row is a user or an item.")
+        raise ConfigError(f"gate is nothing for {family} models: every row is a user or an item.")
+    embedding = config.build_options(EmbeddingOptions, cfg.embedding, "embedding")
+    if family == "towers" and embedding != EmbeddingOptions():
+        raise ConfigError(
+            "embedding.* is nothing for towers, which have keys of their own: towers.embed_dim, "
+            "towers.layout and towers.ratio."
+        )
+    for key in COLUMN_KEYS if family == "cf" else ():
+        if cfg.data.get(key) is not None:
+            raise ConfigError(
+                f"data.{key}={cfg.data[key]} is nothing for cf models, which know users and items "
+                "by their pairs alone. Leave it out, or choose towers=twotower."
+            )

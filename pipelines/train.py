@@ -7,6 +7,7 @@
     python -m pipelines.train ctr=lightgbm data=criteo data.source=<folder>
     python -m pipelines.train cf=lightgcn data=gowalla data.source=<folder>
     python -m pipelines.train cf=ease data=interactions data.path=pairs.parquet
+    python -m pipelines.train towers=twotower data=gowalla data.source=<folder>
     python -m pipelines.train ctr=autoint trainer.resume=auto
     torchrun --nproc-per-node 2 -m pipelines.train ctr=autoint
 
@@ -29,7 +30,7 @@ def train(cfg: DictConfig) -> dict[str, object]:
     family, _ = config.chosen_model(cfg)
     from recsys.models.registry import import_target
 
-    if family == "cf":
+    if family in ("cf", "towers"):
         from pipelines.ranking_run import RankingRun
 
         return RankingRun(cfg, family).run()

@@ -41,7 +41,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FAMILIES = ("ctr", "cf", "mtl", "towers")
 PAIRS = ".interactions"
 """Function of a recipe's module that reads user-item pairs."""
-TRAINERS = {"cf": "ranking"}
+TRAINERS = {"cf": "ranking", "towers": "ranking"}
 """Choice of `trainer` for a family, where `default` is not meant for it."""
 FREE_FORM = ("data.fields.", "data.types.", "data.histories.", "data.nested.", "tasks.weights.")
 """Mappings whose keys are the user's own column names."""
@@ -246,8 +246,9 @@ def build_dataset(node: DictConfig, family: str = "ctr") -> tuple[RawDataset, Da
     target = values.pop("_target_")
     if target.endswith(PAIRS):
         raise ConfigError(
-            f"data={target.split('.')[-2]} holds user-item pairs without a label, for cf models: "
-            f"{' '.join(options('cf'))}. Choose one, or other data."
+            f"data={target.split('.')[-2]} holds user-item pairs without a label, for models of "
+            f"users and items, cf: {' '.join(options('cf'))} | towers: "
+            f"{' '.join(options('towers'))}. Choose one, or other data."
         )
     recipe = import_target(target)
     if family == "mtl" and values.get("labels", ()) is None:
@@ -276,8 +277,8 @@ def build_interactions(node: DictConfig) -> Interactions:
     recipe = getattr(module, PAIRS.lstrip("."), None)
     if recipe is None:
         raise ConfigError(
-            f"data={target.split('.')[-2]} has no user-item pairs, which cf models learn from. Use "
-            "a set that has, or your own table: data=interactions data.path=<file>."
+            f"data={target.split('.')[-2]} has no user-item pairs, which cf and towers models "
+            "learn from. Use a set that has, or your own table: data=interactions data.path=<file>."
         )
     if not target.endswith(PAIRS):
         pairs_keys = inspect.signature(recipe).parameters
@@ -287,8 +288,8 @@ def build_interactions(node: DictConfig) -> Interactions:
             value = values.pop(key)
             if value != neutral[key]:
                 raise ConfigError(
-                    f"data.{key}={value} is nothing for cf models, which read user-item pairs. "
-                    f"Leave data.{key} out."
+                    f"data.{key}={value} is nothing for cf and towers models, which read user-item "
+                    f"pairs. Leave data.{key} out."
                 )
     found: Interactions = call(recipe, values, {}, "data")
     return found

@@ -161,7 +161,7 @@ class RankingTrainer:
         self.checkpoints = checkpoints
         self.observers = observers
         self.facts = dict(facts or {})
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         self.plateau = options.plateau()
         self.curve = TrainingCurve()
