@@ -83,7 +83,7 @@ def export_embeddings(cfg: DictConfig) -> dict[str, Any]:
             progress=lambda done, total: console.preparing(done, total, "export"),
         )
         for card in cards if projected else []:
-            there = output / card["name"]
+            there = output / str(card["folder"])
             write_projector(ExportedVectors(there), there, projected, titles.get(card["name"]))
         console.table(
             f"written to {output}",

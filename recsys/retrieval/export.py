@@ -13,6 +13,7 @@ Letters   N rows, D width.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -78,7 +79,7 @@ def export_tables(
                 if progress is not None:
                     progress(before + done, total)
 
-            target = partial / source.name
+            target = partial / re.sub(r"[^\w\- ]", "_", source.name)
             cards.append(_write_table(source, target, facts, dtype, rows_per_shard, told))
             before += len(source.ids)
     return cards
@@ -97,6 +98,7 @@ def _write_table(
     about = {
         **FORMAT,
         "name": source.name,
+        "folder": folder.name,
         "num_rows": len(source.ids),
         "dim": source.dim,
         "dtype": dtype,

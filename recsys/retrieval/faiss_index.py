@@ -56,7 +56,10 @@ def make_index(kind: str, dim: int, num_rows: int, options: RetrievalOptions) ->
     lists = min(lists, num_rows // 39)
     code = "Flat" if kind == "ivf" else f"PQ{options.code_bytes}x{_CODE_BITS}"
     refined = ",Refine(SQ8)" if kind == "ivfpq" and options.refine > 1 else ""
-    return faiss.index_factory(dim, f"IVF{lists},{code}{refined}", metric)
+    index = faiss.index_factory(dim, f"IVF{lists},{code}{refined}", metric)
+    if kind == "ivfpq":  # of use for Hamming distances alone, and nine tenths of the training
+        inner(index).do_polysemous_training = False
+    return index
 
 
 def rows_to_train(index: faiss.Index) -> int:
@@ -69,10 +72,10 @@ def rows_to_train(index: faiss.Index) -> int:
 
 def inner(index: faiss.Index) -> Any:
     """The index that is searched first, where another one compares its candidates again."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return faiss.downcast_index(index.base_index)
-    return index
+    known = faiss.downcast_index(index)
+    if isinstance(known, faiss.IndexRefine):
+        return faiss.downcast_index(known.base_index)
+    return known
 
 
 def search(
@@ -96,7 +99,7 @@ def search(
     Returns:
         Scores [q, k] float32 and rows [q, k] int64.
     """
-    index, base = faiss.downcast_index(index), inner(index)
+    base = inner(index)
     parameters: Any
     if isinstance(base, faiss.IndexHNSW):
         parameters = faiss.SearchParametersHNSW(efSearch=max(effort, k), sel=without)
@@ -104,7 +107,8 @@ def search(
         parameters = faiss.SearchParametersIVF(nprobe=min(max(effort, 1), base.nlist), sel=without)
     else:
         parameters = faiss.SearchParameters(sel=without)
-    if base is not index and isinstance(index, faiss.IndexRefine):
+    # `index` itself must stay bound: what downcast_index gives does not own the memory.
+    if isinstance(faiss.downcast_index(index), faiss.IndexRefine):
         parameters = faiss.IndexRefineSearchParameters(
             k_factor=float(refine), base_index_params=parameters
         )

@@ -44,7 +44,7 @@ def stored(vectors: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | No
         return np.clip(np.rint(numbers), -_INT8_MOST, _INT8_MOST).astype(np.int8), scale
     if dtype == "float16":
         largest = float(np.abs(vectors).max(initial=0.0))
-        if largest > np.finfo(np.float16).max:
+        if largest > float(np.finfo(np.float16).max):
             raise ConfigError(
                 f"dtype=float16 holds numbers up to 65,504, but one is {largest:g}. Use "
                 "dtype=float32 or dtype=int8."

@@ -136,30 +136,31 @@ class VectorIndex:
         return Found(positions, scores)
 
     def _best(self, queries: np.ndarray, k: int, effort: int) -> Found:
+        if len(self.bands) == 1:
+            return self._best_of_band(0, queries, k, effort)
         positions = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         lengths = np.linalg.norm(queries, axis=1) * _SLACK
-        for band, selector in zip(self.bands, self._selectors, strict=True):
-            if not len(band.positions):
-                continue
-            open_ = np.flatnonzero(scores[:, -1] < band.longest * lengths)
+        for number, band in enumerate(self.bands):
             # A query of length 0 scores 0 with everything: it takes what comes.
-            open_ = np.union1d(open_, np.flatnonzero(positions[:, -1] < 0))
-            if not len(open_):
-                continue
-            few = min(k, len(band.positions))
-            more, rows = faiss_index.search(
-                band.index, queries[open_], few, effort, self.refine, selector
-            )
-            there = np.where(rows >= 0, band.positions[rows], -1)
-            if len(self.bands) == 1 and few == k:
-                return Found(there, more)
-            both = np.concatenate([scores[open_], more], axis=1)
+            unsettled = (scores[:, -1] < band.longest * lengths) | (positions[:, -1] < 0)
+            asking = np.flatnonzero(unsettled)
+            if not len(asking):
+                break  # no band further on has a longer vector
+            more = self._best_of_band(number, queries[asking], k, effort)
+            both = np.concatenate([scores[asking], more.scores], axis=1)
             order = np.argsort(-both, axis=1, kind="stable")[:, :k]
-            places = np.concatenate([positions[open_], there], axis=1)
-            scores[open_] = np.take_along_axis(both, order, axis=1)
-            positions[open_] = np.take_along_axis(places, order, axis=1)
+            places = np.concatenate([positions[asking], more.positions], axis=1)
+            rows = np.arange(len(asking))[:, None]
+            scores[asking], positions[asking] = both[rows, order], places[rows, order]
         return Found(positions, scores)
+
+    def _best_of_band(self, number: int, queries: np.ndarray, k: int, effort: int) -> Found:
+        band = self.bands[number]
+        scores, rows = faiss_index.search(
+            band.index, queries, k, effort, self.refine, self._selectors[number]
+        )
+        return Found(np.where(rows >= 0, band.positions[rows], -1), scores)
 
     def positions_of(self, ids: pa.Array) -> np.ndarray:
         """Position of each of some external ids, [n] int64, -1 of what is not in the index.
