@@ -68,14 +68,15 @@ class TowersModel(EmbeddingModel):
     Args:
         train: The pairs to learn from.
         tables: What is known of users and items; None: nothing but the ids.
-        history: The user tower also reads the mean vector of the user's training items; `tables`
-            have them.
+        history: The user tower reads the mean vector of the user's training items, in place of the
+            id; `tables` have them.
         embedding: Layout and width of the vectors of values, the same for both sides.
         user_fields: Columns that the user tower reads, `user` is the id; None for all.
         item_fields: Columns that the item tower reads, `item` is the id; None for all.
         out_dim: O.
 
     Raises:
+        ConfigError: the history is to be read beside the id.
         SchemaError: a column is not there.
     """
 
@@ -103,8 +104,8 @@ class TowersModel(EmbeddingModel):
                 f"{train.num_users:,} and {train.num_items:,}. Fit them on this data."
             )
         self.history = history
-        if history and user_fields is not None:
-            user_fields = [*user_fields, HISTORY]
+        if history:
+            user_fields = _fields_beside_history(tables.users, user_fields)
         self.user_side = Side(tables.users.select(user_fields), embedding)
         self.item_side = Side(tables.items.select(item_fields), embedding)
         if history:  # lists stand in the order of the pairs: each pair says the code of its item
@@ -134,6 +135,19 @@ class TowersModel(EmbeddingModel):
             _encode_all(self.user_side, self.encode_user),
             _encode_all(self.item_side, self.encode_item),
         )
+
+
+def _fields_beside_history(table: SideTable, names: Sequence[str] | None) -> list[str]:
+    """Columns of users with the history, and without the id: its vector learns which items the
+    user has, so that a history without one of them gives away the item that is to be found."""
+    if names is None:
+        return [name for name in table.pipeline.schema.names if name != USER]
+    if USER in names:
+        raise ConfigError(
+            f"user_fields={list(names)} has the id, but history=true is read in its place: both "
+            "together give away the item that is to be found. Leave one of them out."
+        )
+    return [*names, HISTORY]
 
 
 def _encode_all(side: Side, encode: Callable[[Batch], Tensor]) -> Tensor:

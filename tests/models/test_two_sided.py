@@ -190,6 +190,17 @@ def test_a_row_to_learn_from_does_not_have_the_item_that_is_to_be_found() -> Non
         assert read == every - {own}
 
 
+def test_a_history_is_read_in_place_of_the_id() -> None:
+    data = make_data()
+    names = {"age", "seen_history", "training_items"}
+    model = made("twotower", data, history=True)
+    assert set(model.user_side.pipeline.schema.names) == names
+    model = made("twotower", data, history=True, user_fields=["age"])
+    assert set(model.user_side.pipeline.schema.names) == {"age", "training_items"}
+    with pytest.raises(ConfigError, match="give away the item"):
+        made("twotower", data, history=True, user_fields=["user", "age"])
+
+
 def test_ids_read_as_unseen_when_asked() -> None:
     data = make_data()
     side = made("twotower", data).item_side

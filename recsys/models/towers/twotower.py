@@ -80,8 +80,8 @@ class TwoTower(TowersModel):
         tables: What is known of users and items; None: nothing but the ids.
         user_fields: Columns that the user tower reads, `user` is the id; None for all.
         item_fields: Columns that the item tower reads, `item` is the id; None for all.
-        history: The user tower reads the mean vector of the user's training items as well, without
-            the item that is to be found.
+        history: The user tower reads the mean vector of the user's training items in place of the
+            id; of a row to learn from, without the item that is to be found.
         embed_dim: Width of the vector of a value, D.
         layout: full, hashed, multiplexed: where these vectors lie.
         ratio: Bytes of the vectors as a share of the full layout's.
