@@ -104,6 +104,12 @@ def check_types(schema: Schema, source: Source) -> None:
                 f'label "{name}" holds {kind}; it must be 0 or 1 (or boolean). Map its values '
                 "first, or choose another label."
             )
+    check_fields(schema, source)
+
+
+def check_fields(schema: Schema, source: Source) -> None:
+    """Raise a SchemaError when an input's type cannot be what the schema says."""
+    source.require(schema.names)
     for one in schema:
         kind = source.columns[one.name]
         reason = None

@@ -31,12 +31,21 @@ struct LogTable {
   }
 };
 
-// What values of 0, 1, ... rows add under the null: mean, variance, and the linear part that values
-// share. Beyond `known` rows the last entry holds.
+// What values of 0, 1, ... rows add under the null: mean, variance, the linear part that values
+// share, and the slope of the mean in the share of the second class. Beyond `known` rows they shrink as (n - c) and (n - c)^2 do: the share of rows that is left.
 struct Null {
-  const double* table;  // [known, 3]
+  const double* table;  // [known, 4]
   int64_t known;
-  const double* operator()(int64_t size) const { return table + 3 * (size < known ? size : known - 1); }
+  double rows;
+  void add(int64_t size, double times, double* out) const {
+    const double* found = table + 4 * (size < known ? size : known - 1);
+    double left = 1;
+    if (size >= known) left = (rows - size) / (rows - (known - 1));
+    out[0] += times * found[0] * left;
+    out[1] += times * found[1] * left * left;
+    out[2] += times * found[2];
+    out[3] += times * found[3] * left;
+  }
 };
 
 }  // namespace
@@ -52,12 +61,12 @@ void count_cells(const void* codes, int32_t wide, const uint16_t* cells, int64_t
 }
 
 // Of each half-sample: sum over values and classes of k ln k less sum over values of c ln c; and the
-// sums of the null's three, for counts [V, P, K] and masks [B] of the parts in a half, a bit each.
+// sums of the null's four, for counts [V, P, K] and masks [B] of the parts in a half, a bit each.
 void half_information(const int32_t* counts, int64_t values, int64_t parts, int64_t classes,
                       const uint32_t* masks, int64_t halves, const double* logs, int64_t num_logs,
-                      const double* null_table, int64_t known, double* out) {
+                      const double* null_table, int64_t known, double null_rows, double* out) {
   const LogTable xlogx{logs, num_logs};
-  const Null null{null_table, known};
+  const Null null{null_table, known, null_rows};
   std::vector<int32_t> sums(halves * (classes + 1)), chosen(parts * halves);
   std::vector<int64_t> once(parts, 0);
   for (int64_t p = 0; p < parts; p++)
@@ -91,26 +100,23 @@ void half_information(const int32_t* counts, int64_t values, int64_t parts, int6
       if (!size) continue;
       double total = -xlogx(size);
       for (int64_t k = 0; k < classes; k++) total += xlogx(sums[k * halves + b]);
-      const double* expected = null(size);
-      out[4 * b] += total;
-      for (int64_t i = 0; i < 3; i++) out[4 * b + 1 + i] += expected[i];
+      out[5 * b] += total;
+      null.add(size, 1, out + 5 * b + 1);
     }
   }
   for (int64_t p = 0; p < parts; p++)
     for (int64_t b = 0; b < halves; b++)
-      if (masks[b] >> p & 1)
-        for (int64_t i = 0; i < 3; i++)
-          out[4 * b + 1 + i] += static_cast<double>(once[p]) * null(1)[i];
+      if (masks[b] >> p & 1) null.add(1, static_cast<double>(once[p]), out + 5 * b + 1);
 }
 
 // For each pair of columns: counts over the two codes (below `width` each) and the class, and from
-// them six sums: k ln k over cells of both and the class, c ln c over cells of both, the number of
-// the latter that occur, and the null's three.
+// them seven sums: k ln k over cells of both and the class, c ln c over cells of both, the number of
+// the latter that occur, and the null's four.
 void count_pairs(const uint8_t* codes, const uint8_t* labels, int64_t rows, int64_t classes,
                  int64_t width, const int32_t* pairs, int64_t num_pairs, const double* logs,
                  int64_t num_logs, const double* null_table, int64_t known, double* out) {
   const LogTable xlogx{logs, num_logs};
-  const Null null{null_table, known};
+  const Null null{null_table, known, static_cast<double>(rows)};
   std::vector<int32_t> counts(width * width * classes);
   for (int64_t p = 0; p < num_pairs; p++) {
     const uint8_t* first = codes + pairs[2 * p] * rows;
@@ -118,8 +124,8 @@ void count_pairs(const uint8_t* codes, const uint8_t* labels, int64_t rows, int6
     std::fill(counts.begin(), counts.end(), 0);
     for (int64_t i = 0; i < rows; i++)
       counts[(first[i] * width + second[i]) * classes + labels[i]]++;
-    double* found = out + 6 * p;
-    std::fill(found, found + 6, 0.0);
+    double* found = out + 7 * p;
+    std::fill(found, found + 7, 0.0);
     for (int64_t cell = 0; cell < width * width; cell++) {
       int64_t size = 0;
       for (int64_t k = 0; k < classes; k++) size += counts[cell * classes + k];
@@ -127,8 +133,7 @@ void count_pairs(const uint8_t* codes, const uint8_t* labels, int64_t rows, int6
       for (int64_t k = 0; k < classes; k++) found[0] += xlogx(counts[cell * classes + k]);
       found[1] += xlogx(size);
       found[2] += 1;
-      const double* expected = null(size);
-      for (int64_t i = 0; i < 3; i++) found[3 + i] += expected[i];
+      null.add(size, 1, found + 3);
     }
   }
 }

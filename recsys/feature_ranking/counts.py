@@ -2,7 +2,7 @@
 
 Counts are exact whole numbers, so neither the order of rows nor the size of chunks matters. A
 column with more than `max_values` distinct values is counted again by hash buckets, and says so.
-A number is cut at its quantiles first. Missing is a value like any other.
+A number is cut at its quantiles first. Missing is a value like any other, and so is an empty list.
 
 Letters   V codes (the reserved ones included), P parts, K classes, S sampled rows, B rows of a
 chunk.
@@ -25,7 +25,7 @@ import numpy as np
 from recsys.data.columns import HashCoder, Lists, category_codes, list_codes, numbers
 from recsys.data.numeric import RowSample, Scale
 from recsys.data.readers import Chunk
-from recsys.data.schema import MISSING, NUM_RESERVED, Encoding, Field, Kind
+from recsys.data.schema import MISSING, NUM_RESERVED, PADDING, Encoding, Field, Kind
 from recsys.data.vocabulary import Interner
 from recsys.feature_ranking.rows import HELD_OUT, NOT_COUNTED, NUM_PARTS, Rows, chunks
 from recsys.native import load_kernel
@@ -168,7 +168,8 @@ class _Counter:
             x = numbers(array, self.field.name, chunk, self.nan_as_missing)
             return self.scale.apply(x)
         if self.field.is_ragged:
-            return list_codes(array, self.field, self.coder, chunk, self.nan_as_missing)
+            lists = list_codes(array, self.field, self.coder, chunk, self.nan_as_missing)
+            return _with_empty(lists)
         return category_codes(array, self.field, self.coder, chunk, self.nan_as_missing)
 
     def _fit(self, num_buckets: int) -> Scale:
@@ -231,12 +232,23 @@ class _Counter:
             known = codes[codes >= NUM_RESERVED]
             found = self.interner.texts(known - NUM_RESERVED)
             names = dict(zip(known.tolist(), found, strict=True))
-        return [names.get(int(code), "(missing)" if code == MISSING else "") for code in codes]
+        names |= {MISSING: "(missing)", PADDING: "(empty)"}
+        return [names.get(int(code), "") for code in codes]
 
 
 def _update(digest: Any, codes: np.ndarray | Lists) -> None:
     for one in (codes.values, codes.lengths) if isinstance(codes, Lists) else (codes,):
         digest.update(np.ascontiguousarray(one, np.int32).data)
+
+
+def _with_empty(lists: Lists) -> Lists:
+    """An empty list tells something too: it becomes one value, PADDING."""
+    empty = lists.lengths == 0
+    if not empty.any():
+        return lists
+    starts = np.cumsum(lists.lengths) - lists.lengths
+    values = np.insert(lists.values, starts[empty], PADDING)
+    return Lists(values, np.maximum(lists.lengths, 1))
 
 
 def _longer(array: np.ndarray, rows: int) -> np.ndarray:
@@ -278,7 +290,7 @@ def library() -> ctypes.CDLL | None:
     i32, i64, ptr = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     found.count_cells.argtypes, found.count_cells.restype = [ptr, i32, ptr, i64, i64, ptr], None
     found.half_information.argtypes = [
-        ptr, i64, i64, i64, ptr, i64, ptr, i64, ptr, i64, ptr,
+        ptr, i64, i64, i64, ptr, i64, ptr, i64, ptr, i64, ctypes.c_double, ptr,
     ]  # fmt: skip
     found.half_information.restype = None
     found.count_pairs.argtypes = [ptr, ptr, i64, i64, i64, ptr, i64, ptr, i64, ptr, i64, ptr]

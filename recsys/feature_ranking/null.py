@@ -120,6 +120,7 @@ class InformationNull:
                 f"class counts are {counts.tolist()}; two classes with rows are needed"
             )
         self.num_rows = int(counts.sum())
+        self._counts = counts.tolist()
         self._binary = counts.size == 2
         # With two classes both cells of a value move together: one cell, of the rarer class.
         self._classes = np.sort(counts)[:1] if self._binary else counts
@@ -160,10 +161,12 @@ class InformationNull:
         return out
 
     def by_size(self, known: int) -> np.ndarray:
-        """What a value of 0, 1, ... rows adds, [known + 1, 3]: to the mean, to the variance, and to
-        the linear part that values share, whose square is to be taken off the variance.
+        """What a value of 0, 1, ... rows adds, [known + 1, 4]: to the mean, to the variance, to the
+        linear part that values share, whose square is to be taken off the variance, and to the
+        slope of the mean in the second class's share (of two classes).
 
-        Beyond `known` all are as good as flat. Only the linear coupling of values is in them.
+        Beyond `known` they shrink with the rows that are left (`added` does that). Only the linear
+        coupling of values is in them.
         """
         sizes = np.arange(1, min(known, self.num_rows) + 1)
         cells = self.cells(sizes)
@@ -177,8 +180,17 @@ class InformationNull:
         if len(cells) > 1:  # of several classes the linear parts nearly cancel within a value
             linear = np.zeros_like(linear)
             variance -= np.sum([one.coefficients[:, 0] ** 2 for one in cells], axis=0) * factor
-        table = np.stack([mean, variance, linear], axis=1)
+        table = np.stack([mean, variance, linear, self._slope(sizes, mean)], axis=1)
         return np.pad(np.pad(table, ((1, 0), (0, 0))), ((0, known - len(sizes)), (0, 0)), "edge")
+
+    def _slope(self, sizes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """d mean / d share of the second class, by a difference; 0 for more classes than two."""
+        first, second = self._counts[0], self._counts[-1]
+        step = max(1, min(first, second) // 20)
+        if not self._binary or first <= step:
+            return np.zeros_like(mean)
+        moved = InformationNull([first - step, second + step]).cells(sizes)[0].mean
+        return (moved - mean) / (step / self.num_rows)
 
     def moments(self, value_counts: np.ndarray) -> NullMoments:
         """Null moments of the mutual information of a column, in nats.
@@ -311,6 +323,23 @@ def _project(
         out[:, degree - 1] = (mass * f * one).sum(axis=1)
         basis.append(one)
     return out
+
+
+def added(table: np.ndarray, sizes: np.ndarray, num_rows: int) -> np.ndarray:
+    """Sum over values of what `InformationNull.by_size` says they add, [4].
+
+    Args:
+        table: Of `by_size`.
+        sizes: Rows of each value, [V], rounded to whole rows.
+        num_rows: Of the null.
+    """
+    sizes = np.rint(sizes).astype(np.int64)
+    last = len(table) - 1
+    left = (num_rows - sizes) / max(num_rows - last, 1)
+    left = np.where(sizes > last, left, 1.0)
+    found = table[np.minimum(sizes, last)]
+    scale = np.stack([left, left**2, np.ones_like(left), left], axis=1)
+    return (found * scale).sum(axis=0)
 
 
 def variance_null(value_counts: np.ndarray, kurtosis: float) -> NullMoments:

@@ -31,7 +31,7 @@ from recsys.data.readers import Chunk
 from recsys.data.schema import Field
 from recsys.feature_ranking.counts import ColumnCounts, library
 from recsys.feature_ranking.information import mutual_information, x_log_x
-from recsys.feature_ranking.null import InformationNull
+from recsys.feature_ranking.null import InformationNull, added
 from recsys.feature_ranking.rows import HELD_OUT, Rows, chunks
 
 NUM_CODES = 64
@@ -149,7 +149,7 @@ class PairCounter:
         np.add.at(table, (self.codes[column], self.labels), 1)
         size = table.sum(axis=1)
         own = float(x_log_x(size).sum())
-        chance = self._null[np.minimum(size, KNOWN_SIZES), 0].sum()
+        chance = added(self._null, size, self.num_rows)[0]
         return self._information(float(x_log_x(table).sum()), own), float(chance), own
 
     def _information(self, both: Any, own: Any) -> Any:
@@ -170,7 +170,7 @@ class PairCounter:
             progress: Told how many of how many pairs are counted.
         """
         pairs = np.ascontiguousarray(pairs, np.int32)
-        found = np.zeros((len(pairs), 6))
+        found = np.zeros((len(pairs), 7))
         starts = range(0, len(pairs), BATCH)
 
         def work(start: int) -> None:
@@ -197,10 +197,9 @@ class PairCounter:
             key = (self.codes[a].astype(np.int64) * NUM_CODES + self.codes[b]) * k + self.labels
             table = np.bincount(key, minlength=NUM_CODES**2 * k).reshape(-1, k)
             size = table.sum(axis=1)
-            at = np.minimum(size, KNOWN_SIZES)
             out[index] = (
                 x_log_x(table).sum(), x_log_x(size).sum(), (size > 0).sum(),
-                *self._null[at].sum(axis=0),
+                *added(self._null, size, self.num_rows),
             )  # fmt: skip
 
     def _statistics(self, pairs: np.ndarray, found: np.ndarray) -> PairSums:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recsys.data.infer import check_fields
 from recsys.data.raw import RawDataset, SplitRule
 from recsys.data.readers import num_workers
 from recsys.data.schema import Field
@@ -163,6 +164,8 @@ def rank_features(
         raw, label, rule=rule, target=options.target, progress=_stage(progress, "label")
     )
     fields = [one for one in raw.schema if one.name != label]
+    for file in rows.files:
+        check_fields(raw.schema, file.source)
     if not fields:
         raise ConfigError(f'there is no column beside the label "{label}"; give at least one.')
     columns = _count_all(rows, fields, options, _stage(progress, "columns"))

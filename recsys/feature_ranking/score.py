@@ -25,7 +25,7 @@ import numpy as np
 
 from recsys.feature_ranking.counts import ColumnCounts, library
 from recsys.feature_ranking.information import mutual_information, standard_error, x_log_x
-from recsys.feature_ranking.null import InformationNull, NullMoments, tail, variance_null
+from recsys.feature_ranking.null import InformationNull, NullMoments, added, tail, variance_null
 from recsys.feature_ranking.rows import HELD_OUT, NUM_BLOCKS, NUM_PARTS, Rows
 from recsys.feature_ranking.uneven import uneven_null
 
@@ -82,6 +82,7 @@ class Scorer:
         if halves and not rows.is_number:
             half = np.maximum(rows.class_counts[self._present] // 2, 1)
             null = InformationNull(half.tolist())
+            self._half_rows = null.num_rows
             self._half_null = null.by_size(KNOWN_SIZES)
         k = np.arange(LOG_TABLE, dtype=np.float64)
         self._logs = k * np.log(np.maximum(k, 1))
@@ -157,10 +158,12 @@ class Scorer:
 
     def half_scores(self, column: ColumnCounts) -> np.ndarray:
         """The score in every half-sample, [H]. Deviations there neglect what couples values."""
+        if not len(self.masks):
+            return np.zeros(0)
         if column.sums is not None:
             return self._number_halves(column)
         counts = column.counts[:, :, self._present]
-        found = np.zeros((len(self.masks), 4))
+        found = np.zeros((len(self.masks), 5))
         kernels = library()
         if counts.dtype == np.int32 and kernels is not None:
             counts = np.ascontiguousarray(counts)
@@ -170,23 +173,26 @@ class Scorer:
             kernels.half_information(
                 counts.ctypes.data, len(counts), NUM_PARTS, counts.shape[2],
                 bits.ctypes.data, len(self.masks), self._logs.ctypes.data, LOG_TABLE,
-                self._half_null.ctypes.data, len(self._half_null), found.ctypes.data,
+                self._half_null.ctypes.data, len(self._half_null), self._half_rows,
+                found.ctypes.data,
             )  # fmt: skip
         else:
             for index, mask in enumerate(self.masks):
                 table = counts[:, mask.astype(bool)].sum(axis=1)
                 size = table.sum(axis=1)
                 found[index, 0] = x_log_x(table).sum() - x_log_x(size).sum()
-                at = np.minimum(np.rint(size[size > 0]).astype(np.int64), KNOWN_SIZES)
-                found[index, 1:] = self._half_null[at].sum(axis=0)
-        information, mean, variance, linear = found.T
-        variance = np.maximum(variance - linear**2, 0.0)
+                found[index, 1:] = added(self._half_null, size, self._half_rows)
+        information, mean, variance, linear, slope = found.T
         of_class = self.masks @ counts.sum(axis=0)
-        n = of_class.sum(axis=1)
-        information = (information - x_log_x(of_class).sum(axis=1) + x_log_x(n)) / np.maximum(n, 1)
+        n = np.maximum(of_class.sum(axis=1), 1)
+        information = (information - x_log_x(of_class).sum(axis=1) + x_log_x(n)) / n
+        # The tables are those of exact halves: a half-sample has its own size and label rate.
+        rate = of_class[:, -1] / n - self.rows.class_counts[self._present][-1] / self.rows.num_train
+        mean = (mean + rate * slope) * self._half_rows / n
         values = int((counts.sum(axis=(1, 2)) > 0).sum())
         coupled = values / max(values - 1, 1)  # of equally frequent values; exact for two
-        return information - mean - STRICTNESS * np.sqrt(variance * coupled)
+        variance = np.maximum(variance - linear**2, 0.0) * coupled
+        return information - mean - STRICTNESS * np.sqrt(variance) * self._half_rows / n
 
     def _number_halves(self, column: ColumnCounts) -> np.ndarray:
         assert column.sums is not None

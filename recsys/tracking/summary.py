@@ -99,7 +99,7 @@ def by_label(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, 
 
 
 def result_line(result: Mapping[str, Any]) -> str:
-    """What the run cost. A run of no steps was computed; one may also end within its first epoch."""
+    """What the run cost. A run of no steps was computed; one may end within its first epoch."""
     seconds, memory = duration(result["fit_seconds"]), size(result["peak_memory_mib"] * 2**20)
     if not result["steps"]:
         return f"computed in {seconds}, model {size(result['model_bytes'])}, peak memory {memory}"

@@ -68,8 +68,6 @@ def test_several_labels_and_ignored_columns() -> None:
     [
         ({"label": "clik"}, r'no column "clik"\. Did you mean click\?'),
         ({"label": []}, "no label column was given"),
-        ({"label": "name"}, 'label "name" holds string; it must be 0 or 1'),
-        ({"label": "tags"}, 'label "tags" holds list'),
         ({"label": "click", "weight": "wt"}, 'no column "wt"'),
         ({"label": "click", "group": "usr_id"}, "Did you mean user_id"),
         ({"label": "click", "ignore": FRAME.columns[:-1]}, "no input column"),
@@ -78,6 +76,18 @@ def test_several_labels_and_ignored_columns() -> None:
 def test_wrong_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(SchemaError, match=message):
         infer_schema(SOURCE, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("name", 'label "name" holds string; it must be 0 or 1'),
+        ("tags", 'label "tags" holds list'),
+    ],
+)
+def test_a_label_that_no_model_can_learn_is_refused_before_reading(label: str, message: str):
+    with pytest.raises(SchemaError, match=message):
+        check_types(infer_schema(SOURCE, label), SOURCE)
 
 
 def test_types_that_cannot_be_inputs_are_refused_before_reading() -> None:
