@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recsys.data.batch import Batch, Ragged
 from recsys.data.interactions import USER
 from recsys.data.pairs import Pairs
-from recsys.data.schema import UNSEEN
+from recsys.data.schema import NUM_RESERVED, UNSEEN
 from recsys.data.side_tables import HISTORY, SideTable, SideTables
 from recsys.embedding.lookup import EmbeddingLookup, EmbeddingOptions
 from recsys.embedding.storage import DenseStorage
@@ -48,6 +48,20 @@ class Side(nn.Module):
     def num_fields(self) -> int:
         """F."""
         return self.lookup.plan.num_fields
+
+    @torch.no_grad()
+    def set_ids(self, name: str, vectors: Tensor) -> None:
+        """Give the ids [R] the vectors [R, D]; ids that training does not know keep theirs.
+
+        Raises:
+            ConfigError: the tower does not read the id.
+        """
+        names = [one.name for one in self.pipeline.schema.coded]
+        if name not in names:
+            raise ConfigError(f"the {name} tower does not read the id; add {name} to its fields.")
+        codes = self.rows.ids[:, names.index(name)]
+        known = codes >= NUM_RESERVED
+        self.lookup.storage.table()[self.lookup.layout.rows_of(codes[known], name)] = vectors[known]
 
     def batch(self, rows: Tensor, unseen_share: float = 0.0, id_name: str = "") -> Batch:
         """Rows of the table [B]; of a share of them, drawn here, the id reads as unseen."""

@@ -19,7 +19,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
-from recsys.data.interactions import ITEM
+from recsys.data.interactions import ITEM, USER
 from recsys.data.pairs import Pairs
 from recsys.data.side_tables import SideTables
 from recsys.data.triple_sampler import Sampling
@@ -28,9 +28,11 @@ from recsys.embedding.embedded import Embedded
 from recsys.errors import ConfigError, did_you_mean
 from recsys.layers.mlp import HiddenLayers, check_dropout, check_hidden_dims, init_linear
 from recsys.layers.sampled_softmax import log_inclusion, sampled_softmax
+from recsys.layers.spectral_start import spectral_start
 from recsys.models.two_sided import TowersModel, embedding_options
 
 CORRECTIONS = ("exact", "estimated", "none")
+STARTS = ("random", "spectral")
 
 
 class Tower(nn.Module):
@@ -98,7 +100,10 @@ class TwoTower(TowersModel):
         unseen_share: Share of the users and items of a batch whose id reads as unseen: their other
             columns learn to speak for those that are new.
         l2: Weight of the squared vectors that a batch reads, per row.
-        init_std: Standard deviation of the first vectors.
+        init_std: Standard deviation of the first vectors' coordinates; for `spectral`, of the
+            leading one.
+        start: random; or spectral: the ids' vectors start at popularity and the leading singular
+            vectors of the pairs, which takes far fewer epochs; where towers add vectors up.
 
     Raises:
         ConfigError: a hyperparameter is out of range.
@@ -146,11 +151,14 @@ class TwoTower(TowersModel):
         unseen_share: float = 0.0,
         l2: float = 0.0,
         init_std: float = 0.1,
+        start: str = "random",
     ) -> None:
-        if correction not in CORRECTIONS:
-            raise ConfigError(
-                f'correction is "{correction}".{did_you_mean(correction, CORRECTIONS)}'
-            )
+        for key, value, allowed in (
+            ("correction", correction, CORRECTIONS),
+            ("start", start, STARTS),
+        ):
+            if value not in allowed:
+                raise ConfigError(f'{key} is "{value}".{did_you_mean(value, allowed)}')
         if not temperature > 0:
             raise ConfigError(f"temperature is {temperature}; it must be above 0.")
         if uniform_negatives < 0 or not l2 >= 0:
@@ -160,6 +168,11 @@ class TwoTower(TowersModel):
         if not 0 < estimate_rate <= 1:
             raise ConfigError(f"estimate_rate is {estimate_rate}; it must be above 0, at most 1.")
         check_dropout("unseen_share", unseen_share)
+        if start == "spectral" and (hidden_dims or history or layout != "full"):
+            raise ConfigError(
+                "start=spectral gives ids the vectors that are compared; that needs layout=full, "
+                f"hidden_dims=[] and history=false, not {layout}, {list(hidden_dims)}, {history}."
+            )
         embedding = embedding_options(embed_dim, layout, ratio, init_std)
         out_dim = hidden_dims[-1] if hidden_dims else embed_dim
         super().__init__(train, tables, history, embedding, user_fields, item_fields, out_dim)
@@ -185,6 +198,15 @@ class TwoTower(TowersModel):
             for name in ("last_batch", "visits"):
                 self.register_buffer(name, torch.zeros(self.num_items, dtype=torch.int64))
             self.register_buffer("interval", torch.zeros(self.num_items))
+
+        if start == "spectral" and not torch.empty(0).is_meta:  # settings are checked without data
+            self._start_at_spectrum(train, init_std)
+
+    def _start_at_spectrum(self, train: Pairs, std: float) -> None:
+        users, items = spectral_start(train, self.embed_dim, std)
+        scale = self.temperature**0.5  # what is divided by the temperature has the scores meant
+        self.user_side.set_ids(USER, users * scale)
+        self.item_side.set_ids(ITEM, items * scale)
 
     def encode_user(self, batch: Batch) -> Tensor:
         return self._finish(self.user_tower(self.user_side.lookup(batch)))

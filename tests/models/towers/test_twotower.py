@@ -15,6 +15,7 @@ from recsys.data.side_tables import SideTables
 from recsys.data.triple_sampler import TripleSampler
 from recsys.data.triples import Triples
 from recsys.errors import ConfigError
+from recsys.layers.spectral_start import spectral_start
 from recsys.metrics.ranking import FullRanking
 from recsys.models.towers.twotower import TwoTower
 
@@ -108,7 +109,7 @@ def test_the_estimated_frequency_tends_to_the_exact_one() -> None:
     model = TwoTower(pairs, embed_dim=2, correction="estimated", estimate_rate=0.01).train()
     catalogue = torch.arange(41)
     sampler = TripleSampler(pairs, model.sampling, 64)
-    for epoch in range(30):
+    for epoch in range(12):
         sampler.set_epoch(epoch)
         for batch in sampler:
             found = model._log_probability(catalogue, batch.positives)
@@ -121,7 +122,7 @@ def test_the_estimated_frequency_tends_to_the_exact_one() -> None:
     assert ratio.max() < 1.6
     assert found[40] < found[:40].min()  # never met: rarer than any other
     state = model.state_dict()
-    assert state["batches"] == 30 * len(sampler)
+    assert state["batches"] == 12 * len(sampler)
     model.eval()
     model._log_probability(catalogue, batch.positives)
     assert model.batches == state["batches"]  # judging leaves no trace
@@ -144,14 +145,14 @@ def planted() -> Interactions:
     )
 
 
-def fitted(data: Interactions, epochs: int = 30, **keys: Any) -> TwoTower:
+def fitted(data: Interactions, epochs: int = 12, **keys: Any) -> TwoTower:
     torch.manual_seed(0)
     model = TwoTower(data.train, SideTables.fit(data, data.train), embed_dim=8, **keys)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.03)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.08)
     sampler = TripleSampler(data.train, model.sampling, 128)
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
-        for batch in sampler.__iter__():
+        for batch in sampler:
             optimizer.zero_grad()
             torch.stack(list(model.losses(batch).values())).sum().backward()
             optimizer.step()
@@ -176,9 +177,34 @@ def test_columns_find_items_that_nobody_had_in_training() -> None:
     assert recall_of_new_items(ids, data) < 0.3
 
 
+@torch.no_grad()
+def test_a_spectral_start_is_that_of_the_ids() -> None:
+    pairs = draw_pairs(users=40, items=30)
+    torch.manual_seed(0)
+    users, items = spectral_start(pairs, 6, 0.2)
+    torch.manual_seed(0)
+    for temperature in (1.0, 0.25):
+        model = TwoTower(
+            pairs, embed_dim=6, start="spectral", init_std=0.2, normalize=False,
+            temperature=temperature,
+        )  # fmt: skip
+        torch.testing.assert_close(
+            model.scores(torch.arange(40)) / temperature, users @ items.T, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_spectral_start_needs_ids_that_are_compared() -> None:
+    with pytest.raises(ConfigError, match=r"hidden_dims=\[\] and history=false, not full, \[4\]"):
+        TwoTower(draw_pairs(), start="spectral", hidden_dims=[4])
+    data = planted()
+    with pytest.raises(ConfigError, match="the item tower does not read the id"):
+        fitted(data, 0, start="spectral", item_fields=["genre"])
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"start": "spectrum"}, "Did you mean spectral"),
         ({"correction": "exakt"}, "Did you mean exact"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"uniform_negatives": -1}, "uniform_negatives is -1"),
