@@ -36,7 +36,7 @@ from recsys.models.blend import Blend, Vectors, check_weights
 from recsys.models.blend_weights import Candidates, best_weights
 from recsys.models.collaborative import CFModel, ClosedForm, EmbeddingModel
 from recsys.models.saved import ModelSpec
-from recsys.models.saved_cf import SavedCF, is_cf, make_cf
+from recsys.models.saved_cf import SavedCF, is_cf, make_cf, tables_for
 from recsys.tracking.console import Console
 from recsys.tracking.find import find_model
 from recsys.tracking.tracker import Tracker
@@ -78,7 +78,8 @@ class Member:
 
     def before_refit(self, left: Pairs) -> CFModel:
         """The model as its validation part saw it."""
-        model = make_cf(self.saved.spec, left)
+        spec = self.saved.spec
+        model = make_cf(spec, left, tables_for(spec, self.saved.data, left))
         if isinstance(model, ClosedForm):
             model.fit(left)
         else:
