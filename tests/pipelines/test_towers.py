@@ -90,11 +90,10 @@ def test_from_a_log_to_lists_of_items(keys: tuple[str, ...], log: Path, tmp_path
     assert set(lists["item"]) <= set(data.item_ids.to_pylist())
 
 
-@pytest.mark.parametrize("step", [3, 11])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    step: int, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the training that chooses, and in the one after it; with everything drawn."""
+    """Stopped in the training that chooses, with everything drawn and estimated that can be."""
     keys = (*COLUMNS, "towers.uniform_negatives=16", "towers.unseen_share=0.2",
             "towers.correction=estimated", "towers.hidden_dims=[8]", "trainer.checkpoint_every=1",
             "trainer.epochs=3", "towers.mask_known=true", "towers.history=true")  # fmt: skip
@@ -106,7 +105,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     def stopping(self: RankingTrainer, batch: Triples) -> Any:
         nonlocal count
         count += 1
-        if count == step:
+        if count == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(self, batch)
 
@@ -122,21 +121,16 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
         assert torch.equal(tensor, two.state_dict()[name]), name
 
 
-def test_selection_by_the_test_pairs_says_so(log: Path, tmp_path: Path) -> None:
-    result = run(log, tmp_path, "selection=test")
-    assert result["selection"] == "test"
-    assert set(json.loads((tmp_path / "result.json").read_text())["metrics"]) == {"test"}
-
-
 def test_tables_of_users_and_items(log: Path, tmp_path: Path) -> None:
     frame = pl.read_parquet(log)
     frame.unique("user").select(who="user", team="group").write_parquet(tmp_path / "people.parquet")
     frame.select(who="user", what="item").write_parquet(tmp_path / "pairs.parquet")
     result = run(
         tmp_path / "pairs.parquet", tmp_path / "run", f"data.users_path={tmp_path}/people.parquet",
-        "data.user=who", "data.item=what", "towers.user_fields=[team]",
+        "data.user=who", "data.item=what", "towers.user_fields=[team]", "selection=test",
     )  # fmt: skip
-    assert "test" in result["metrics"]
+    assert result["selection"] == "test"
+    assert set(json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]) == {"test"}
     model = SavedCF.load(tmp_path / "run" / "model").model
     assert isinstance(model, TowersModel)
     assert model.user_side.pipeline.schema.names == ("team",)
@@ -152,14 +146,10 @@ def test_tables_of_users_and_items(log: Path, tmp_path: Path) -> None:
         (["data.rating=stars", "data.min_rating=4"], 'no column "stars"'),
         (["data.item_columns=[knd]"], 'no column "knd".*Did you mean kind'),
         (["data.user_columns=[mood]"], r'"mood" is to be one of users, but user .* has \d and \d'),
-        (["data.item_columns=[mood]"], r'"mood" is to be one of items, but item'),
-        (["data.user_columns=[item]"], '"item" cannot be one of the columns of users'),
         (["towers.user_fields=[group]"], 'no field "group"'),
         (["towers.temprature=1"], r"Did you mean towers\.temperature"),
-        (["towers.temperature=0"], "temperature is 0"),
         (["embedding.dim=32"], r"towers\.embed_dim"),
         (["optimizer=rowwise_adagrad"], "towers models are trained by optimizer=adam"),
-        (["gate=optfs"], "gate is nothing for towers"),
         (["optimizer.embedding_l2=0.1"], r"see towers\.\*"),
     ],
 )
