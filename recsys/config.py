@@ -101,6 +101,7 @@ def _parse(overrides: Sequence[str]) -> list[tuple[str, Override]]:
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
+        text = _with_comparison_quoted(text)
         try:
             parsed.append((text, parser.parse_override(text)))
         except HydraException as error:
@@ -109,6 +110,15 @@ def _parse(overrides: Sequence[str]) -> list[tuple[str, Override]]:
                 f"'key=\"a, b\"'. ({str(error).splitlines()[0]})"
             ) from error
     return parsed
+
+
+def _with_comparison_quoted(text: str) -> str:
+    """Hydra reads no = < > in a value without quotes; a condition or a folder such as day=3 has
+    them, and a shell takes one pair of quotes away."""
+    key, _, value = text.partition("=")
+    if not set("=<>").intersection(value) or set("'\"[]{}()$\\").intersection(value):
+        return text
+    return f"{key}='{value}'"
 
 
 def _check_choices(overrides: Sequence[Override]) -> None:
