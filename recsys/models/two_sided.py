@@ -96,8 +96,8 @@ class TowersModel(EmbeddingModel):
 
     history_codes: Tensor
 
-    similarity = "dot"
-    """What the dot product of the vectors is: `dot`, or `cosine` of vectors of length 1."""
+    similarity = "inner_product"
+    """What compares two vectors: `inner_product`, or `cosine`, which are then of length 1."""
 
     def __init__(
         self,

@@ -180,7 +180,7 @@ class TwoTower(TowersModel):
             Tower(side.num_fields, embed_dim, hidden_dims, dropout)
             for side in (self.user_side, self.item_side)
         )
-        self.similarity = "cosine" if normalize else "dot"
+        self.similarity = "cosine" if normalize else "inner_product"
         self.temperature, self.l2 = temperature, l2
         self.correction, self.estimate_rate = correction, estimate_rate
         self.uniform_negatives, self.mask_known = uniform_negatives, mask_known
