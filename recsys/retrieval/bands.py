@@ -1,19 +1,16 @@
 """Vectors of like length apart from longer and shorter ones: what makes inner products searchable.
 
-Approximate search assumes that what is near a query is near its neighbours. Inner products break
-that: a long vector is a better match of most vectors than they are of themselves, graphs and
-clusters gather around few long vectors, and much of the rest is never reached. Among vectors of
-about one length inner product and cosine agree, so each such band gets an index of its own. The
-bands are searched from the longest on, and a band is passed over where even its longest vector
-could not enter the list: |x| |q| is no more than the last score found (Cauchy and Schwarz).
+Inner products are searched as distances between vectors that one more number has made equally
+long (`band_index`). Where lengths differ widely that number is nearly all of most vectors: they lie
+together at a pole, and what tells them apart is lost. So vectors are parted into bands, each with
+an index of its own. The bands are searched from the longest on, and the search ends where even the
+longest vector of the next band could not enter the list: |x| |q| is no more than the last score
+found (Cauchy and Schwarz).
 
 Source   Yan et al., "Norm-Ranging LSH for Maximum Inner Product Search", NeurIPS 2018,
          arXiv:1809.08782, Sec. 3.
-Differs  Bands have a ratio of lengths rather than equal sizes, and Faiss searches in them. The
-         other remedy, one more dimension that gives all vectors the longest one's length, makes
-         them all alike instead: with lengths of deviation 1.0 (log-normal) an HNSW graph of such
-         vectors finds 9 % of what it finds of vectors of one length (see
-         tests/benchmarks/bench_index.py).
+Differs  Bands have a ratio of lengths rather than equal sizes, and Faiss searches in them.
+         tests/benchmarks/bench_index.py compares them with one graph of either kind.
 Letters  N vectors.
 """
 
@@ -22,11 +19,11 @@ from __future__ import annotations
 import numpy as np
 
 LEAST_ROWS, MOST_ROWS = 1_000, 10_000
-"""A band of fewer rows than a hundredth of all, within these bounds, is joined with the next."""
+"""Bounds of the rows up to which a band is searched exactly, else a hundredth of all."""
 
 
 def least_rows(num_rows: int) -> int:
-    """Rows that a band has at least, where there are so many; so few are searched exactly."""
+    """Rows up to which a band may hold any lengths, because so few are searched exactly."""
     return int(np.clip(num_rows // 100, LEAST_ROWS, MOST_ROWS))
 
 
@@ -36,23 +33,23 @@ def band_edges(norms: np.ndarray, ratio: float) -> np.ndarray:
 
     Args:
         norms: [N] lengths, at least one.
-        ratio: Longest over shortest of a band, > 1; more where `least_rows` asks for it.
+        ratio: Longest over shortest of a band of more than `least_rows`, > 1.
 
     Example:
         >>> band_edges(np.repeat([9.0, 8.0, 3.0, 0.0], 1000), 1.5).tolist()
         [9.0, 3.0, 0.0]
     """
-    falling = np.sort(norms)[::-1]
-    least = least_rows(len(norms))
-    edges, start = [], 0
-    while start < len(falling):
-        edges.append(float(falling[start]))
-        stop = len(falling) - np.searchsorted(falling[::-1], falling[start] / ratio, side="left")
-        start = max(int(stop), start + least)
-        if start < len(falling):  # equal lengths are never cut apart
-            start = len(falling) - int(np.searchsorted(falling[::-1], falling[start - 1], "left"))
-        if len(falling) - start < least:
-            break
+    rising = np.sort(norms)
+    least = least_rows(len(rising))
+    edges, stop = [], len(rising)
+    while stop > 0:  # the band ends before `stop`
+        edges.append(float(rising[stop - 1]))
+        start = int(np.searchsorted(rising, rising[stop - 1] / ratio, side="left"))
+        if stop - start < least:
+            start = max(stop - least, 0)
+            if start > 0 and rising[start - 1] == rising[start]:  # equal lengths stay together
+                start = int(np.searchsorted(rising, rising[start], side="right"))
+        stop = start
     return np.array(edges)
 
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from recsys.errors import CheckpointError, ConfigError, SchemaError
 from recsys.retrieval import faiss_index
+from recsys.retrieval.band_index import Band
 from recsys.retrieval.bands import band_edges, band_of, least_rows
 from recsys.retrieval.export import check_ids, refuse_non_finite
 from recsys.retrieval.exported import ExportedVectors
 from recsys.retrieval.measure import Point, cheapest, exact_lists, measure, require
 from recsys.retrieval.options import RetrievalOptions
-from recsys.retrieval.vector_index import Band, VectorIndex, fill, unit
+from recsys.retrieval.vector_index import VectorIndex, fill, lengths, unit
 from recsys.retrieval.vectors import COSINE
 
 BLOCK_ROWS = 65_536
@@ -108,7 +109,8 @@ def fitted_index(
 ) -> VectorIndex:
     """An index of all vectors, its effort not yet chosen."""
     cosine = vectors.similarity == COSINE
-    norms = vectors.norms
+    # Of the vectors as they are read: those that were exported may have been rounded.
+    norms = np.concatenate([lengths(block) for block in vectors.blocks(BLOCK_ROWS)])
     # Exact search needs no bands; directions have one length.
     banded = not cosine and kind != "flat"
     edges = np.array([1.0 if cosine else norms.max()])
@@ -118,7 +120,7 @@ def fitted_index(
     small = least_rows(len(vectors))
     bands = []
     for edge, count in zip(edges, counts, strict=True):
-        own = "flat" if banded and len(edges) > 1 and count <= small else kind
+        own = "flat" if banded and count <= small else kind
         made = faiss_index.make_index(own, vectors.dim, int(count), options)
         bands.append(Band(made, float(edge), np.empty(0, np.int64)))
     _train(bands, vectors, band_of(norms, edges), options)
@@ -152,7 +154,7 @@ def _train(
         if len(own) > wanted:
             own = np.sort(rng.choice(own, wanted, replace=False))
         rows = vectors.take(own)
-        band.index.train(unit(rows) if vectors.similarity == COSINE else rows)
+        band.index.train(band.stored(unit(rows) if vectors.similarity == COSINE else rows))
 
 
 def _checked(vectors: ExportedVectors, told: Progress) -> Iterator[np.ndarray]:

@@ -124,9 +124,12 @@ def _write_table(
                     if writer is not None:
                         writer.close()
                     names.append(f"part-{len(names):05d}.parquet")
-                    # Vectors do not compress, and nothing repeats but the popularity.
                     writer = pq.ParquetWriter(
-                        folder / names[-1], schema, compression="none", use_dictionary=False
+                        folder / names[-1],
+                        schema,
+                        compression="none",  # vectors do not compress
+                        # Parquet knows no number of 8 bits but as the place in a dictionary.
+                        use_dictionary=["vector.list.element"] if dtype == "int8" else False,
                     )
                     room = rows_per_shard
                 assert writer is not None

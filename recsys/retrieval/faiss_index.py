@@ -1,4 +1,4 @@
-"""The four kinds of Faiss index, all of them for inner products.
+"""The four kinds of Faiss index: flat for inner products, the others for distances.
 
     flat    every vector is compared
     ivf     vectors lie in lists around centroids; the lists nearest to the query are read
@@ -33,12 +33,12 @@ _SEED = 1234  # of Faiss's k-means, its default
 
 def make_index(kind: str, dim: int, num_rows: int, options: RetrievalOptions) -> faiss.Index:
     """An empty index for about so many rows; so few that lists or codes cannot be fitted are
-    compared one by one.
+    compared one by one. All but flat have at least one dimension more than the vectors (see
+    `band_index`).
 
     Raises:
         ConfigError: codes of so many bytes do not divide the width.
     """
-    metric = faiss.METRIC_INNER_PRODUCT
     if kind == "ivfpq" and dim % options.code_bytes:
         fitting = [b for b in range(1, dim + 1) if dim % b == 0]
         raise ConfigError(
@@ -48,15 +48,16 @@ def make_index(kind: str, dim: int, num_rows: int, options: RetrievalOptions) ->
     lists = options.num_lists or max(1, round(4 * math.sqrt(num_rows)))
     enough = num_rows >= (_LEAST_PQ_ROWS if kind == "ivfpq" else 39 * min(lists, 64))
     if kind == "flat" or (kind != "hnsw" and not enough):
-        return faiss.IndexFlat(dim, metric)
+        return faiss.IndexFlat(dim, faiss.METRIC_INNER_PRODUCT)
     if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, options.neighbors, metric)
+        index = faiss.IndexHNSWFlat(dim + 1, options.neighbors, faiss.METRIC_L2)
         index.hnsw.efConstruction = options.ef_construction
         return index
     lists = min(lists, num_rows // 39)
     code = "Flat" if kind == "ivf" else f"PQ{options.code_bytes}x{_CODE_BITS}"
     refined = ",Refine(SQ8)" if kind == "ivfpq" and options.refine > 1 else ""
-    index = faiss.index_factory(dim, f"IVF{lists},{code}{refined}", metric)
+    more = 1 if kind == "ivf" else options.code_bytes  # codes divide the width still
+    index = faiss.index_factory(dim + more, f"IVF{lists},{code}{refined}", faiss.METRIC_L2)
     if kind == "ivfpq":  # of use for Hamming distances alone, and nine tenths of the training
         inner(index).do_polysemous_training = False
     return index
@@ -86,18 +87,18 @@ def search(
     refine: int,
     without: faiss.IDSelector | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k vectors of largest inner product, best first.
+    """The k vectors of largest inner product or least distance, best first.
 
     Args:
         index: Made by `make_index`.
         queries: [q, D] float32.
-        k: At least 1; where fewer are found, rows end with -1 and minus infinity.
+        k: At least 1; where fewer are found, rows end with -1.
         effort: See above.
         refine: Factor on k of the candidates that are compared again.
         without: Selects the rows that may be found.
 
     Returns:
-        Scores [q, k] float32 and rows [q, k] int64.
+        Inner products or squared distances [q, k] float32, and rows [q, k] int64.
     """
     base = inner(index)
     parameters: Any
@@ -113,7 +114,6 @@ def search(
             k_factor=float(refine), base_index_params=parameters
         )
     scores, rows = index.search(queries, k, params=parameters)
-    scores[rows < 0] = -np.inf
     return scores, rows
 
 

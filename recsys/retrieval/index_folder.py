@@ -23,13 +23,14 @@ import pyarrow.parquet as pq
 from recsys.data.atomic import atomic_folder
 from recsys.errors import CheckpointError
 from recsys.retrieval import faiss_index
+from recsys.retrieval.band_index import Band
 from recsys.retrieval.checksums import (
     check_files,
     check_replaceable,
     checksum,
     read_json_card,
 )
-from recsys.retrieval.vector_index import Band, VectorIndex
+from recsys.retrieval.vector_index import VectorIndex
 
 FORMAT = {"format": "recsys-index", "version": 1}
 CARD = "index.json"
@@ -95,7 +96,8 @@ def save_index(index: VectorIndex, folder: Path, about: Mapping[str, Any]) -> di
             "effort": index.effort,
             "refine": index.refine,
             "bands": [
-                {"rows": len(band.positions), "longest": band.longest} for band in index.bands
+                {"rows": len(band.positions), "width": band.index.d, "longest": band.longest}
+                for band in index.bands
             ],
             **about,
             "files": {name: checksum(partial / name) for name in (*names, IDS)},
@@ -120,10 +122,10 @@ def load_index(folder: Path) -> SavedIndex:
     for number, (name, told) in enumerate(zip(names, card["bands"], strict=True)):
         made = faiss_index.read(folder / name, _REMEDY)
         positions = np.flatnonzero(which == number)
-        if (made.ntotal, made.d) != (len(positions), card["dim"]):
+        if (made.ntotal, made.d) != (len(positions), told["width"]):
             raise CheckpointError(
                 f"{folder / name} holds {made.ntotal:,} vectors of width {made.d}, but its card "
-                f"and {IDS} say {len(positions):,} of width {card['dim']}. {_REMEDY}"
+                f"and {IDS} say {len(positions):,} of width {told['width']}. {_REMEDY}"
             )
         bands.append(Band(made, float(told["longest"]), positions))
     removed = table["removed"].combine_chunks().to_numpy(zero_copy_only=False)

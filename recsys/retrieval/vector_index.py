@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import faiss
 import numpy as np
 import pyarrow as pa
 
 from recsys.errors import ConfigError, NonFiniteError, SchemaError
-from recsys.retrieval import faiss_index
+from recsys.retrieval.band_index import Band, Found
 from recsys.retrieval.bands import band_of
 from recsys.retrieval.export import check_ids, refuse_non_finite
 from recsys.retrieval.external_ids import as_ids, positions_in
@@ -22,26 +21,6 @@ from recsys.retrieval.vectors import COSINE
 
 _SLACK = 1 + 1e-5
 """By how much a rounded score may exceed the product of two rounded lengths."""
-
-
-class Found(NamedTuple):
-    """The best vectors for some queries, best first."""
-
-    positions: np.ndarray
-    """[q, k] int64, -1 after the last one found."""
-    scores: np.ndarray
-    """[q, k] float32 inner products or cosines, minus infinity after the last one found."""
-
-
-@dataclass(eq=False)
-class Band:
-    """Vectors of like length, and their Faiss index."""
-
-    index: faiss.Index
-    longest: float
-    """No vector of the band is longer."""
-    positions: np.ndarray
-    """Position in the whole index of each row of this one, ascending, int64."""
 
 
 @dataclass(eq=False)
@@ -137,30 +116,23 @@ class VectorIndex:
 
     def _best(self, queries: np.ndarray, k: int, effort: int) -> Found:
         if len(self.bands) == 1:
-            return self._best_of_band(0, queries, k, effort)
+            return self.bands[0].search(queries, k, effort, self.refine, self._selectors[0])
         positions = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        lengths = np.linalg.norm(queries, axis=1) * _SLACK
+        reach = lengths(queries) * _SLACK
         for number, band in enumerate(self.bands):
             # A query of length 0 scores 0 with everything: it takes what comes.
-            unsettled = (scores[:, -1] < band.longest * lengths) | (positions[:, -1] < 0)
+            unsettled = (scores[:, -1] < band.longest * reach) | (positions[:, -1] < 0)
             asking = np.flatnonzero(unsettled)
             if not len(asking):
                 break  # no band further on has a longer vector
-            more = self._best_of_band(number, queries[asking], k, effort)
+            more = band.search(queries[asking], k, effort, self.refine, self._selectors[number])
             both = np.concatenate([scores[asking], more.scores], axis=1)
             order = np.argsort(-both, axis=1, kind="stable")[:, :k]
             places = np.concatenate([positions[asking], more.positions], axis=1)
             rows = np.arange(len(asking))[:, None]
             scores[asking], positions[asking] = both[rows, order], places[rows, order]
         return Found(positions, scores)
-
-    def _best_of_band(self, number: int, queries: np.ndarray, k: int, effort: int) -> Found:
-        band = self.bands[number]
-        scores, rows = faiss_index.search(
-            band.index, queries, k, effort, self.refine, self._selectors[number]
-        )
-        return Found(np.where(rows >= 0, band.positions[rows], -1), scores)
 
     def positions_of(self, ids: pa.Array) -> np.ndarray:
         """Position of each of some external ids, [n] int64, -1 of what is not in the index.
@@ -196,7 +168,13 @@ class VectorIndex:
         start = len(self.ids)
         self.ids = pa.concat_arrays([self.ids, ids.cast(self.ids.type)])
         self.removed = np.concatenate([self.removed, np.zeros(len(ids), bool)])
-        fill(self.bands, self.similarity, np.ascontiguousarray(vectors, np.float32), start)
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        longest = 1.0 if self.similarity == COSINE else float(lengths(vectors).max())
+        if longest > self.bands[0].longest:
+            # An index of distances has no place for what is longer than all of it.
+            flat = faiss.IndexFlat(self.dim, faiss.METRIC_INNER_PRODUCT)
+            self.bands.insert(0, Band(flat, longest, np.empty(0, np.int64)))
+        fill(self.bands, self.similarity, vectors, start)
         self._forget_selectors()
 
     def remove(self, ids: pa.Array) -> None:
@@ -230,21 +208,24 @@ def fill(bands: Sequence[Band], similarity: str, vectors: np.ndarray, start: int
     """Add a block of vectors [n, D] to the bands of their lengths.
 
     Args:
-        bands: Longest first; the first takes what is longer than all of it.
+        bands: Longest first; no vector is longer than the first allows.
         similarity: Of cosine the vectors get length 1.
         vectors: Positions `start`, `start + 1`, ...
         start: Position of the first.
     """
     if similarity == COSINE:
-        vectors = unit(vectors)
-    norms = np.linalg.norm(vectors, axis=1)
-    which = band_of(norms, np.array([band.longest for band in bands]))
+        bands[0].add(unit(vectors), np.arange(start, start + len(vectors)))
+        return
+    which = band_of(lengths(vectors), np.array([band.longest for band in bands]))
     for number, band in enumerate(bands):
         rows = np.flatnonzero(which == number)
         if len(rows):
-            band.index.add(vectors if len(rows) == len(vectors) else vectors[rows])
-            band.positions = np.concatenate([band.positions, rows + start])
-            band.longest = max(band.longest, float(norms[rows].max()))
+            band.add(vectors if len(rows) == len(vectors) else vectors[rows], rows + start)
+
+
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """Length of each vector [n], float64: what bands are told apart by."""
+    return np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

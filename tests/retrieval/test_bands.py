@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.retrieval.bands import LEAST_ROWS, band_edges, band_of, least_rows
+from recsys.retrieval.bands import band_edges, band_of, least_rows
 
 
 @pytest.mark.parametrize("deviation", [0.0, 0.1, 0.5, 1.5, 4.0])
@@ -20,10 +20,8 @@ def test_lengths_of_a_band_are_alike(deviation: float) -> None:
     for number in range(len(edges)):
         own = norms[which == number]
         assert own.max() == edges[number]
-        assert counts[number] >= LEAST_ROWS
-        # Wider only where so few rows are left that they are searched exactly, or at the end.
-        few = counts[number] <= least_rows(len(norms))
-        assert own.max() / own.min() <= 1.5 * (1 + 1e-9) or few or number == len(edges) - 1
+        few = counts[number] <= least_rows(len(norms))  # so few are searched exactly
+        assert own.max() / own.min() <= 1.5 * (1 + 1e-9) or few
     if deviation == 0:
         assert len(edges) == 1
 
@@ -40,6 +38,16 @@ def test_any_lengths_have_bands(norms: list[float], copies: int) -> None:
     assert (np.diff(edges) < 0).all()
     after = np.append(edges, -1.0)[which + 1]
     assert (every > after).all()
+    for number in np.unique(which):
+        own = every[which == number]
+        assert own.max() <= 1.5 * own.min() or len(own) <= least_rows(len(every))
+
+
+def test_one_long_vector_among_many_alike() -> None:
+    norms = np.append(np.ones(5000), 9.0)
+    edges = band_edges(norms, 1.5)
+    assert edges.tolist() == [9.0, 1.0]
+    assert np.bincount(band_of(norms, edges)).tolist() == [1, 5000]
 
 
 def test_a_longer_vector_than_all_goes_to_the_first() -> None:

@@ -53,6 +53,18 @@ def test_files_hold_external_ids_vectors_norms_and_popularity(
     np.testing.assert_array_equal(found, restored(*stored(source.vectors, dtype)))
 
 
+def test_bytes_of_each_format(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(20_000, 32)).astype(np.float32)
+    source = table(20_000, vectors=vectors)
+    sizes = {}
+    for dtype in DTYPES:
+        (card,) = export_tables([source], tmp_path / dtype, FACTS, dtype=dtype)
+        sizes[dtype] = sum(one["bytes"] for one in card["files"].values()) / 20_000
+    # Beside the vector: id, norm, popularity, scale, and what Parquet adds to a list.
+    for dtype, bytes_per_number in (("float32", 4), ("float16", 2), ("int8", 1)):
+        assert sizes[dtype] < 32 * bytes_per_number + 40
+
+
 def test_users_and_items_of_a_model(saved_cf: SavedCF, tmp_path: Path) -> None:
     cards = export_tables(list(vectors_of_cf(saved_cf).values()), tmp_path / "out", FACTS)
     assert [card["name"] for card in cards] == ["users", "items"]

@@ -8,25 +8,28 @@ import pytest
 
 from recsys.errors import CheckpointError, ConfigError
 from recsys.retrieval import faiss_index
+from recsys.retrieval.band_index import Band
 from recsys.retrieval.options import RetrievalOptions
 from tests.retrieval.conftest import clustered
 
 SMALL = {"neighbors": 8, "ef_construction": 40, "num_lists": 8, "code_bytes": 4}
 
 
-def made(kind: str, vectors: np.ndarray, **keys: int) -> faiss.Index:
+def made(kind: str, vectors: np.ndarray, **keys: int) -> Band:
+    """An index of vectors of length 1, as a band of them has it."""
     options = RetrievalOptions(kind=kind, **(SMALL | keys))  # type: ignore[arg-type]
     index = faiss_index.make_index(kind, vectors.shape[1], len(vectors), options)
+    band = Band(index, 1.0, np.empty(0, np.int64))
     if faiss_index.rows_to_train(index):
-        index.train(vectors)
-    index.add(vectors)
-    return index
+        index.train(band.stored(vectors))
+    band.add(vectors, np.arange(len(vectors)))
+    return band
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
 def test_full_effort_is_exact(kind: str) -> None:
     vectors, queries = clustered(2000), clustered(20, seed=1)
-    scores, rows = faiss_index.search(made(kind, vectors), queries, 5, 2000, 1)
+    rows, scores = made(kind, vectors).search(queries, 5, 2000, 1, None)
     expected = queries @ vectors.T
     best = np.argsort(-expected, axis=1, kind="stable")[:, :5]
     np.testing.assert_array_equal(rows, best)
@@ -40,7 +43,7 @@ def test_more_effort_finds_more() -> None:
         index = made(kind, vectors, neighbors=4, ef_construction=10)
         shares = [
             np.mean([len(set(a) & set(b)) for a, b in zip(
-                faiss_index.search(index, queries, 5, effort, 1)[1], best, strict=True)])
+                index.search(queries, 5, effort, 1, None).positions, best, strict=True)])
             for effort in efforts
         ]  # fmt: skip
         assert shares[0] < shares[-1]
@@ -53,8 +56,8 @@ def test_codes_are_compared_again() -> None:
     shares = {}
     for refine in (1, 20):
         index = made("ivfpq", vectors, refine=refine)
-        assert isinstance(faiss_index.inner(index), faiss.IndexIVFPQ)
-        rows = faiss_index.search(index, queries, 5, 8, refine)[1]
+        assert isinstance(faiss_index.inner(index.index), faiss.IndexIVFPQ)
+        rows = index.search(queries, 5, 8, refine, None).positions
         shares[refine] = np.mean([len(set(a) & set(b)) for a, b in zip(rows, best, strict=True)])
     assert shares[1] + 0.5 < shares[20]
     assert shares[20] > 4.5
@@ -63,13 +66,13 @@ def test_codes_are_compared_again() -> None:
 @pytest.mark.parametrize("kind", ["ivf", "ivfpq"])
 def test_too_few_rows_to_fit_anything_are_compared(kind: str) -> None:
     index = made(kind, clustered(100))
-    assert isinstance(index, faiss.IndexFlat)
-    assert faiss_index.rows_to_train(index) == 0
+    assert isinstance(index.index, faiss.IndexFlat)
+    assert faiss_index.rows_to_train(index.index) == 0
 
 
 def test_lists_end_where_nothing_is_left() -> None:
     index = made("flat", clustered(3))
-    scores, rows = faiss_index.search(index, clustered(2, seed=1), 5, 0, 1)
+    rows, scores = index.search(clustered(2, seed=1), 5, 0, 1, None)
     assert (rows[:, 3:] == -1).all()
     assert np.isneginf(scores[:, 3:]).all()
 
@@ -82,12 +85,12 @@ def test_codes_must_divide_the_width() -> None:
 def test_files(tmp_path: Path) -> None:
     vectors = clustered(500)
     for kind in ("flat", "hnsw", "ivf"):
-        faiss_index.write(made(kind, vectors), tmp_path / kind)
-        index = faiss_index.read(tmp_path / kind, "")
-        expected = faiss_index.search(made(kind, vectors), vectors[:9], 3, 500, 1)[1]
-        np.testing.assert_array_equal(
-            faiss_index.search(index, vectors[:9], 3, 500, 1)[1], expected
-        )
+        band = made(kind, vectors)
+        faiss_index.write(band.index, tmp_path / kind)
+        again = Band(faiss_index.read(tmp_path / kind, ""), 1.0, band.positions)
+        for one, other in zip(*(b.search(vectors[:9], 3, 500, 1, None) for b in (band, again)),
+                              strict=True):  # fmt: skip
+            np.testing.assert_array_equal(one, other)
     (tmp_path / "text").write_text("this is no index")
     with pytest.raises(CheckpointError, match=r"is no index.*Do this\."):
         faiss_index.read(tmp_path / "text", "Do this.")
