@@ -50,9 +50,11 @@ def recommend(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"run is missing. {example}")
     if cfg.item is None and cfg.user is None and cfg.users is None:
         raise ConfigError(f"nobody is asked for: give user=, users= or item=. {example}")
-    if cfg.item is not None and not cfg.user is cfg.users is cfg.rank_by is None:
+    others = [key for key in ("user", "users", "rank_by", "index") if cfg[key] is not None]
+    if cfg.item is not None and others:
         raise ConfigError(
-            f"item={cfg.item} asks for similar items: leave out user, users, rank_by."
+            f"item={cfg.item} asks for similar items, which {others[0]} is nothing for. Leave "
+            f"{others[0]} out."
         )
     if cfg.where is not None and cfg["items"] is None:
         raise ConfigError(f"where={cfg.where} reads the columns of a table: give items=<table>.")

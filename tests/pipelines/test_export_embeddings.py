@@ -1,0 +1,90 @@
+"""python -m pipelines.export_embeddings: a finished run in, Parquet under external ids out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines.export_embeddings import export_embeddings
+from recsys import config
+from recsys.errors import ConfigError
+from recsys.models.saved import SavedModel
+from recsys.models.saved_cf import SavedCF
+from recsys.retrieval.exported import ExportedVectors
+from tests.pipelines.test_ranking_run import run
+
+KEYS = ("cf=bprmf", "trainer.epochs=2", "trainer.eval_every=1", "cf.embed_dim=8")
+
+
+@pytest.fixture(scope="module")
+def cf_run(pair_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cf") / "run"
+    run(pair_table, folder, *KEYS)
+    return folder
+
+
+def export(*keys: str) -> dict[str, Any]:
+    return export_embeddings(
+        config.compose("export_embeddings", ["console=none", "tracking=none", *keys])
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_users_and_items_of_a_run(dtype: str, cf_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = export(
+        f"run={cf_run}", f"dtype={dtype}", "rows_per_shard=25", "projector=10", f"output_dir={out}"
+    )
+    assert made["folder"] == str(out)
+    saved = SavedCF.load(cf_run / "model")
+    vectors = saved.vectors()
+    assert vectors is not None
+    for name, matrix in zip(("users", "items"), vectors, strict=True):
+        found = ExportedVectors.open(out / name)
+        found.verify()
+        back = np.concatenate(list(found.blocks(10)))
+        largest = float(matrix.detach().abs().max())
+        np.testing.assert_allclose(
+            back, matrix.detach().numpy(), atol=0 if dtype == "float32" else largest / 200
+        )
+        assert len(found.card["files"]) == -(-len(matrix) // 25)
+        assert found.facts["run_id"] == saved.facts["run_id"]
+        assert found.facts["data_digest"] == saved.facts["data_digest"]
+        assert len((out / name / "embeddings.tsv").read_text().splitlines()) == 10
+    assert (
+        pl.read_parquet(out / "users" / "*.parquet")["id"].to_list()
+        == saved.data.user_ids.to_pylist()
+    )
+
+
+def test_a_field_of_a_click_model(trained: Path, tmp_path: Path) -> None:
+    made = export(f"run={trained}", "field=item", f"output_dir={tmp_path / 'out'}")
+    (card,) = made["tables"]
+    assert (card["name"], card["similarity"]) == ("item", "cosine")
+    saved = SavedModel.load(trained / "model")
+    found = ExportedVectors.open(tmp_path / "out")
+    np.testing.assert_array_equal(
+        np.concatenate(list(found.blocks(7))),
+        saved.recommender.lookup.field_vectors("item").numpy(),
+    )
+    assert set(found.ids.to_pylist()) <= {f"item-{i}" for i in range(80)}
+    with pytest.raises(ConfigError, match="field is missing"):
+        export(f"run={trained}")
+
+
+def test_impossible_requests(cf_run: Path, pair_table: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run is missing"):
+        export()
+    with pytest.raises(ConfigError, match="field=item is nothing for the run of a cf model"):
+        export(f"run={cf_run}", "field=item")
+    with pytest.raises(ConfigError, match="Did you mean float16"):
+        export(f"run={cf_run}", "dtype=floa16")
+    with pytest.raises(ConfigError, match="rows_per_shard=0"):
+        export(f"run={cf_run}", "rows_per_shard=0")
+    with pytest.raises(ConfigError, match="neither a folder nor a run"):
+        export(f"run={tmp_path / 'nowhere'}")
+    run(pair_table, tmp_path / "ease", "cf=ease")
+    with pytest.raises(ConfigError, match="EASE has no vectors"):
+        export(f"run={tmp_path / 'ease'}")
