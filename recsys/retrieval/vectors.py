@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from recsys.errors import ConfigError
 from recsys.models.saved_cf import SavedCF
+from recsys.models.two_sided import TowersModel
 
 COSINE, INNER_PRODUCT = "cosine", "inner_product"
 SIMILARITIES = (COSINE, INNER_PRODUCT)
@@ -86,10 +87,11 @@ def vectors_of_cf(saved: SavedCF) -> dict[str, VectorSource]:
             f"{saved.spec.class_name} has no vectors: it scores items by other means. Export the "
             "run of a model that has, such as cf=lightgcn or cf=ultragcn."
         )
-    data = saved.data
+    data, model = saved.data, saved.model
+    similarity = model.similarity if isinstance(model, TowersModel) else INNER_PRODUCT
     sides = (("users", data.user_ids, data.train.user_degrees),
              ("items", data.item_ids, data.train.item_degrees))  # fmt: skip
     return {
-        name: MatrixVectors(name, INNER_PRODUCT, ids, tensor.detach().float().numpy(), degrees)
+        name: MatrixVectors(name, similarity, ids, tensor.detach().float().numpy(), degrees)
         for (name, ids, degrees), tensor in zip(sides, found, strict=True)
     }

@@ -28,7 +28,6 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from recsys.retrieval import faiss_index
 from recsys.retrieval.build import fitted_index
 from recsys.retrieval.export import export_tables
 from recsys.retrieval.exported import ExportedVectors
@@ -114,7 +113,8 @@ def norms(folder: Path, rows: int) -> None:
             "one length": exact_lists([directions], queries, K, COSINE),
             "bands": exact_lists([items], queries, K, INNER_PRODUCT),
         }
-        plain = faiss_index.make_index("hnsw", DIM, rows, options)
+        plain = faiss.IndexHNSWFlat(DIM, options.neighbors, faiss.METRIC_INNER_PRODUCT)
+        plain.hnsw.efConstruction = options.ef_construction
         plain.add(items)
         longest = float(lengths.max())
         rest = np.sqrt(np.maximum(longest**2 - (items**2).sum(axis=1, keepdims=True), 0))

@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipelines.build_index import build_index
 from pipelines.export_embeddings import export_embeddings
+from pipelines.recommend import recommend
 from recsys import config
 from recsys.errors import ConfigError
 from recsys.models.saved import SavedModel
@@ -57,6 +59,34 @@ def test_users_and_items_of_a_run(dtype: str, cf_run: Path, tmp_path: Path) -> N
         pl.read_parquet(out / "users" / "*.parquet")["id"].to_list()
         == saved.data.user_ids.to_pylist()
     )
+
+
+@pytest.mark.parametrize(("normalize", "similarity"), [(True, "cosine"), (False, "inner_product")])
+def test_towers_say_what_compares_their_vectors(
+    normalize: bool, similarity: str, pair_table: Path, tmp_path: Path
+) -> None:
+    run(pair_table, tmp_path / "run", "towers=twotower", "trainer.epochs=1",
+        f"towers.normalize={str(normalize).lower()}")  # fmt: skip
+    out = tmp_path / "out"
+    export(f"run={tmp_path / 'run'}", f"output_dir={out}")
+    users, items = (ExportedVectors.open(out / name) for name in ("users", "items"))
+    assert (users.similarity, items.similarity) == (similarity, similarity)
+    assert items.facts["model"] == "twotower"
+    if normalize:
+        np.testing.assert_allclose(items.norms, 1.0, rtol=1e-5)
+    keys = ["retrieval=hnsw", "console=none", "tracking=none", f"output_dir={tmp_path / 'index'}"]
+    build_index(config.compose("build_index", [f"embeddings={out}", *keys]))
+    lists = [
+        recommend(
+            config.compose(
+                "recommend",
+                [f"run={tmp_path / 'run'}", "user=p3", "k=5", "console=none", *more],
+            )
+        )["recommendations"]
+        for more in ([], [f"index={tmp_path / 'index'}"])
+    ]
+    assert lists[0]["item"].equals(lists[1]["item"])
+    np.testing.assert_allclose(lists[0]["score"], lists[1]["score"], rtol=1e-4, atol=1e-6)
 
 
 def test_a_field_of_a_click_model(trained: Path, tmp_path: Path) -> None:
