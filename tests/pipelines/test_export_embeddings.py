@@ -61,6 +61,7 @@ def test_users_and_items_of_a_run(dtype: str, cf_run: Path, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("normalize", "similarity"), [(True, "cosine"), (False, "inner_product")])
 def test_towers_say_what_compares_their_vectors(
     normalize: bool, similarity: str, pair_table: Path, tmp_path: Path

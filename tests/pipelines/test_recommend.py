@@ -232,6 +232,7 @@ def test_impossible_requests(
         ask(tmp_path / "other", "user=p1", f"index={index}")
 
 
+@pytest.mark.slow
 def test_from_ratings_to_film_titles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Train, evaluate, export, index, recommend: the five commands of the README."""
     if not MOVIELENS.is_dir():

@@ -50,6 +50,7 @@ def test_more_effort_finds_more() -> None:
         assert sorted(shares) == shares
 
 
+@pytest.mark.slow
 def test_codes_are_compared_again() -> None:
     vectors, queries = clustered(faiss_index._LEAST_PQ_ROWS), clustered(30, seed=1)
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :5]
