@@ -8,6 +8,7 @@ Writes to output_dir
     <name>.png, .csv       attention, gates, crosses, interest: as after training, on these rows
     gain.png, .csv         trees: what the splits gained
     importance.png, .csv   permutation importance of each field, where the label column is present
+    sensitivity.png, .csv  its first-order stand-ins (SHARK, SFS); a list for data.features
     result.json            what was read and written
 
 What a row's explanation holds depends on the model: AutoInt the pairs of fields of most attention,
@@ -83,6 +84,9 @@ def explain(cfg: DictConfig) -> dict[str, Any]:
             saved.recommender, batches(encoded, explained_rows, report.EXPLAINED_BLOCK)
         )
         report.write_explanations(output, name, data, report.slot_names(saved.recommender), found)
+        if encoded.label is not None:
+            blocks = [*batches(encoded, explained_rows, report.EXPLAINED_BLOCK)]
+            report.write_sensitivity(output, name, data, saved.recommender, blocks)
     rows = row_reports(saved, table.slice(0, num_rows))
     text = "\n\n".join(text_of(row) for row in rows)
     write_text_whole(output / "rows.json", json.dumps(rows, indent=1))

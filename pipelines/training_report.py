@@ -24,6 +24,7 @@ from recsys.models.expert_health import examine_experts, summary
 from recsys.models.explanations import Explanations
 from recsys.models.importance import Importance, Score, permutation_importance, sample_rows
 from recsys.models.recommender import Recommender
+from recsys.models.sensitivity import sensitivity
 from recsys.tracking import plots
 from recsys.tracking.console import Console
 from recsys.tracking.format import duration
@@ -257,6 +258,26 @@ def score_of(recommender: Recommender) -> Score:
         return recommender(rows.to_batch().to(device)).cpu().numpy()
 
     return score
+
+
+def write_sensitivity(
+    folder: Path, model: str, dataset: str, recommender: Recommender, batches: Sequence[Batch]
+) -> None:
+    """First-order importance of each field: a ranking that training takes as `data.features`."""
+    found = sensitivity(recommender, batches)
+    figure = plots.bar_panels(
+        plots.Subject(model, dataset, found.num_rows),
+        found.fields,
+        [
+            plots.Panel(
+                "change of a row's loss without it", found.removal, columns=("removal", "")
+            ),
+            plots.Panel("slope of the loss in its mask", found.mask, columns=("mask", "")),
+        ],
+        title="First-order importance",
+        column="feature",
+    )
+    plots.save_figure(*figure, folder / "sensitivity")
 
 
 def write_importance(

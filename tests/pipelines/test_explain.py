@@ -11,6 +11,7 @@ import pytest
 from pipelines.explain import explain, text_of
 from recsys import config
 from recsys.data.encode import FeaturePipeline
+from recsys.data.options import DataOptions, apply_options
 from recsys.data.readers import Source
 from recsys.data.schema import Field, Schema
 from recsys.errors import ConfigError, SchemaError
@@ -25,6 +26,10 @@ def run_explain(folder: Path, rows: Path, output: Path, *keys: str) -> dict[str,
     return explain(config.compose("explain", [*overrides, "console=none"]))
 
 
+def saved_schema(folder: Path) -> Schema:
+    return SavedModel.load(folder / "model").pipeline.schema
+
+
 def test_figures_importance_and_rows_of_a_trained_network(
     trained: Path, clicks: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -33,7 +38,12 @@ def test_figures_importance_and_rows_of_a_trained_network(
         "importance_rows=300", f"output_dir={tmp_path}",
     )  # fmt: skip
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["figures"] == ["attention.png", "importance.png"]
+    assert result["figures"] == ["attention.png", "importance.png", "sensitivity.png"]
+    ranked = apply_options(
+        saved_schema(trained), DataOptions(features=tmp_path / "sensitivity.csv", top=2)
+    )
+    best = pl.read_csv(tmp_path / "sensitivity.csv")["feature"][:2]
+    assert set(ranked.names) == set(best)
     assert (result["model"], result["rows"]) == ("autoint", 4096)
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert len(rows) == 2
