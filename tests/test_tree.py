@@ -58,7 +58,7 @@ def test_every_module_has_its_test(path: Path) -> None:
 
 def test_one_stem_per_model() -> None:
     readme = (ROOT / "README.md").read_text()
-    for family in ("ctr", "cf"):
+    for family in ("ctr", "cf", "mtl", "towers"):
         for config in (ROOT / "configs" / family).glob("*.yaml"):
             stem = config.stem
             assert (ROOT / f"recsys/models/{family}" / f"{stem}.py").is_file()
