@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.formats import is_text, plain, plain_type
+from recsys.data.formats import is_text, plain, plain_type, whole_numbers
 from recsys.data.hashing import hash_text
 from recsys.data.readers import Chunk
 from recsys.data.schema import MISSING, NUM_RESERVED, Encoding, Field, Kind
@@ -134,7 +134,7 @@ def category_codes(
         if not pa.types.is_signed_integer(indices.type):
             indices = indices.cast(pa.int64())
         indices = indices.fill_null(-1)
-    return table[indices.to_numpy(zero_copy_only=False)]
+    return table[whole_numbers(indices)]
 
 
 def _narrow(codes: np.ndarray) -> np.ndarray:

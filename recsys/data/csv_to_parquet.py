@@ -20,8 +20,10 @@ import pyarrow as pa
 from recsys.errors import SchemaError, did_you_mean
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-DATE_ROWS = 1_000
+DATE_ROWS = 200
 """First rows of which every text is tried as a date."""
+FIRST_ROWS = 10_000
+"""Rows by which types are inferred at first; where a later row does not fit, `INFER_ROWS` are."""
 INFER_ROWS = 100_000
 
 
@@ -144,11 +146,15 @@ def _sink(
             new_columns=list(names) if names else None,
             null_values=null_values,
         )
-        frame = scan(
-            schema_overrides={**_dates(scan, overrides or {}), **(overrides or {})},
-            infer_schema_length=INFER_ROWS,
-        )
-        frame.sink_parquet(partial, compression="zstd", compression_level=1)
+        kinds = {**_dates(scan, overrides or {}), **(overrides or {})}
+        for rows in (FIRST_ROWS, INFER_ROWS):
+            frame = scan(schema_overrides=kinds, infer_schema_length=rows)
+            try:
+                frame.sink_parquet(partial, compression="lz4")
+                break
+            except pl.exceptions.ComputeError:
+                if rows == INFER_ROWS:
+                    raise
         partial.rename(target)
     except (OSError, EOFError, pl.exceptions.PolarsError) as error:
         raise SchemaError(

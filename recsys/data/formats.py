@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -235,3 +236,25 @@ def plain(array: pa.Array) -> pa.Array:
         # Polars writes its categories so into an Arrow file, and Arrow cannot decode them.
         array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(kind))
     return array.cast(kind)
+
+
+_WHOLE = {
+    getattr(pa, name)(): np.dtype(name)
+    for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+}
+
+
+def whole_numbers(array: pa.Array) -> np.ndarray:
+    """Integers without nulls as they lie in memory. `to_numpy` does the same, but imports pandas
+    first, which takes a third of a second.
+
+    Example:
+        >>> whole_numbers(pa.array([1, 2, 3], pa.int8())[1:]).tolist()
+        [2, 3]
+    """
+    kind = _WHOLE.get(array.type)
+    if kind is None or array.null_count:
+        return array.to_numpy(zero_copy_only=False)
+    if not len(array):
+        return np.empty(0, kind)
+    return np.frombuffer(array.buffers()[1], kind)[array.offset : array.offset + len(array)]

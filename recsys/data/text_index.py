@@ -89,7 +89,9 @@ class NativeIndex:
         arena = pa.foreign_buffer(data or ends.ctypes.data, int(ends[-1]), self)
         buffers = [None, pa.py_buffer(ends), arena]
         everything = pa.Array.from_buffers(pa.large_string(), len(self), buffers)
-        chosen = everything.take(pa.array(numbers, pa.int64()))
+        # Made from its buffer: `pa.array` would import pandas to see whether it was given a series.
+        wanted = pa.py_buffer(np.ascontiguousarray(numbers, np.int64))
+        chosen = everything.take(pa.Array.from_buffers(pa.int64(), len(numbers), [None, wanted]))
         return pl.Series(values=chosen, dtype=pl.String)
 
     def __len__(self) -> int:

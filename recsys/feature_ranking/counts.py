@@ -67,7 +67,7 @@ class ColumnCounts:
     code: Callable[[Chunk], np.ndarray | Lists] = dataclasses.field(repr=False)
     texts: Callable[[np.ndarray], list[str]] = dataclasses.field(repr=False)
 
-    @property
+    @functools.cached_property
     def train(self) -> np.ndarray:
         """Training counts of values and classes, [V, K]."""
         return self.counts[:, :HELD_OUT].sum(axis=1)
@@ -127,6 +127,7 @@ class _Counter:
         self.exact = not (one.is_ragged or rows.weighted or rows.is_number)
         kind = np.int32 if self.exact else np.float64
         self.counts = np.zeros((1024, self.width), kind)
+        self.used = NUM_RESERVED
         self.sums = np.zeros((1024, self.width)) if rows.is_number else None
         uneven = one.is_ragged or rows.weighted
         self.squares = np.zeros(1024) if uneven else None
@@ -150,11 +151,12 @@ class _Counter:
             sampled.append(
                 codes.take(at) if isinstance(codes, Lists) else codes[at].astype(np.int32)
             )
+        used = self.used
         return ColumnCounts(
             field=self.field,
-            counts=self.counts.reshape(len(self.counts), NUM_PARTS, self.rows.num_classes),
-            sums=None if self.sums is None else self.sums.reshape(len(self.sums), NUM_PARTS),
-            squares=self.squares,
+            counts=self.counts[:used].reshape(used, NUM_PARTS, self.rows.num_classes),
+            sums=None if self.sums is None else self.sums[:used].reshape(used, NUM_PARTS),
+            squares=None if self.squares is None else self.squares[:used],
             sample=_joined(sampled),
             hashed=self.hashed,
             digest=digest.hexdigest(),
@@ -190,6 +192,7 @@ class _Counter:
         size = int(values.max()) + 1 if values.size else 0
         if not self.hashed and size - NUM_RESERVED > self.max_values:
             raise TooManyValuesError
+        self.used = max(self.used, size)
         if size > len(self.counts):
             rows = max(size, 2 * len(self.counts))
             self.counts = _longer(self.counts, rows)

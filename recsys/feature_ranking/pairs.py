@@ -145,8 +145,9 @@ class PairCounter:
 
     def _alone(self, column: int) -> tuple[float, float, float]:
         """Information, chance, and sum of c ln c of one column."""
-        table = np.zeros((NUM_CODES, self.num_classes), np.int64)
-        np.add.at(table, (self.codes[column], self.labels), 1)
+        key = self.codes[column].astype(np.int64) * self.num_classes + self.labels
+        table = np.bincount(key, minlength=NUM_CODES * self.num_classes)
+        table = table.reshape(NUM_CODES, self.num_classes)
         size = table.sum(axis=1)
         own = float(x_log_x(size).sum())
         chance = added(self._null, size, self.num_rows)[0]
@@ -210,7 +211,7 @@ class PairCounter:
         entropy = np.log(n) - alone[:, 2] / n
         smaller = np.minimum(entropy[pairs[:, 0]], entropy[pairs[:, 1]])
         mutual = (found[:, 1] - a[:, 2] - b[:, 2] + n * np.log(n)) / n
-        values = np.array([len(np.unique(one)) for one in self.codes])
+        values = np.array([(np.bincount(one) > 0).sum() for one in self.codes])
         # Miller and Madow's bias of an information, over the cells that occur.
         bias = (found[:, 2] - values[pairs[:, 0]] - values[pairs[:, 1]] + 1) / (2 * n)
         mutual = mutual - bias

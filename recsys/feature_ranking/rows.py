@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from scipy.special import ndtri
 
 from recsys.data.columns import dtype_name, groups, is_list, numbers, weights
-from recsys.data.formats import plain, plain_type
+from recsys.data.formats import plain, plain_type, whole_numbers
 from recsys.data.hashing import mix64
 from recsys.data.raw import RawDataset, SplitRule
 from recsys.data.readers import Chunk, Source
@@ -195,8 +195,10 @@ class _LabelReader:
             array = array.dictionary_encode()
         numbers_of = [self._number(text) for text in array.dictionary.to_pylist()]
         table = np.array([*numbers_of, -1], np.int64)
-        indices = array.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
-        return table[indices]
+        indices = array.indices.cast(pa.int64())
+        if indices.null_count:
+            indices = indices.fill_null(-1)
+        return table[whole_numbers(indices)]
 
     def _number(self, value: object) -> int:
         if isinstance(value, float) and value.is_integer():

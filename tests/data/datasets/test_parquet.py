@@ -143,7 +143,6 @@ def test_csv_types_separator_and_missing_values(tmp_path: Path, cache: Path) -> 
         ({"nested": {"bought": "clicked"}}, SchemaError, '"bought" is no label'),
         ({"labels": ["bought"]}, ConfigError, "got data.label=clicked and data.labels"),
         ({"label": "clickd"}, SchemaError, "Did you mean clicked?"),
-        ({"label": "item"}, SchemaError, 'label "item" holds'),
         ({"timestamp": "att"}, SchemaError, "Did you mean at?"),
         ({"types": {"user": "strng"}}, SchemaError, "Did you mean string?"),
         ({"histories": {"h": "item"}}, ConfigError, "needs data.group and data.timestamp too"),
@@ -161,6 +160,13 @@ def test_wrong_keys_are_told(tmp_path: Path, keys: dict, error: type[Exception],
     clicks(20).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(error, match=told.replace("?", r"\?")):
         build(**({"path": tmp_path / "t.parquet", "label": "clicked"} | keys))
+
+
+def test_a_label_of_texts_can_rank_columns_but_train_no_model(tmp_path: Path) -> None:
+    clicks(20).write_parquet(tmp_path / "t.parquet")
+    raw = build(path=tmp_path / "t.parquet", label="item")
+    with pytest.raises(SchemaError, match='label "item" holds'):
+        prepare(raw, DataOptions(), tmp_path / "cache")
 
 
 def test_test_rows_need_the_label_too(tmp_path: Path) -> None:
