@@ -29,21 +29,29 @@ from recsys.errors import ConfigError, did_you_mean
 from recsys.feature_ranking import selection
 from recsys.feature_ranking.classic import classic_score
 from recsys.feature_ranking.counts import MAX_VALUES, NUM_BUCKETS, count_column
-from recsys.feature_ranking.null import q_values, tail
 from recsys.feature_ranking.pairs import (
     PairCounter,
     PairSums,
-    SmallColumn,
     choose_pairs,
     count_fully,
     exact_statistics,
     label_bins,
     small_column,
 )
-from recsys.feature_ranking.periods import Periods, label_by_period, read_periods
-from recsys.feature_ranking.quality import ColumnQuality, column_quality, flags, period_drift
+from recsys.feature_ranking.periods import label_by_period, read_periods
+from recsys.feature_ranking.quality import column_quality, flags
 from recsys.feature_ranking.rows import TARGETS, Rows, count_rows
-from recsys.feature_ranking.score import ColumnScore, Scorer
+from recsys.feature_ranking.score import Scorer
+from recsys.feature_ranking.tables import (
+    RankedColumn,
+    drift_table,
+    feature_table,
+    mark_duplicates,
+    ordered_by,
+    pair_table,
+    rare_table,
+    value_table,
+)
 
 Progress = Callable[[int, int, str], None]
 METHODS = ("outrank", "outrank_classic", "information", "gain", *selection.METHODS)
@@ -123,18 +131,6 @@ class Ranking:
     facts: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Column:
-    field: Field
-    score: ColumnScore
-    quality: ColumnQuality
-    halves: np.ndarray
-    small: SmallColumn | None
-    flags: list[str]
-    digest: str
-    classic: float
-
-
 def rank_features(
     raw: RawDataset,
     options: RankingOptions | None = None,
@@ -169,33 +165,19 @@ def rank_features(
     if not fields:
         raise ConfigError(f'there is no column beside the label "{label}"; give at least one.')
     columns = _count_all(rows, fields, options, _stage(progress, "columns"))
-    _mark_duplicates(columns)
-    order = np.argsort([-_key(one, options.method) for one in columns], kind="stable")
+    mark_duplicates(columns)
+    order = np.argsort([-ordered_by(one, options.method) for one in columns], kind="stable")
     tried, full = _pairs(rows, columns, order, options, progress)
     chosen = _select(columns, order, tried, options)
-    features = _features(columns, rows, options, chosen)
+    features = feature_table(columns, options.method, chosen)
     periods = read_periods(raw, rows, _stage(progress, "time"))
     return Ranking(
         features=features,
-        pairs=_pair_table(columns, full),
+        pairs=pair_table(columns, full),
         selection=chosen,
-        values=pl.DataFrame(
-            [
-                {"feature": c.field.name, "value": text, "share": share}
-                for c in columns
-                for text, share in c.quality.frequent.items()
-            ],
-            schema={"feature": pl.String, "value": pl.String, "share": pl.Float64},
-        ),
-        rare=pl.DataFrame(
-            [
-                {"feature": c.field.name, "fewer_than": bound, "share": share}
-                for c in columns
-                for bound, share in c.quality.rare.items()
-            ],
-            schema={"feature": pl.String, "fewer_than": pl.Int64, "share": pl.Float64},
-        ),
-        drift=_drift(columns, periods),
+        values=value_table(columns),
+        rare=rare_table(columns),
+        drift=drift_table(columns, periods),
         label_periods=label_by_period(rows, periods),
         facts=_facts(raw, rows, options, time.perf_counter() - begin),
     )
@@ -207,7 +189,7 @@ def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
 
 def _count_all(
     rows: Rows, fields: list[Field], options: RankingOptions, progress: Callable[[int, int], None]
-) -> list[_Column]:
+) -> list[RankedColumn]:
     """Count and score every column, some at a time; a column's counts go before the next comes."""
     scorer = Scorer(rows, options.halves)
     entropy = 0.0
@@ -216,14 +198,14 @@ def _count_all(
         entropy = float(-(share * np.log(share)).sum())
     done, lock = 0, threading.Lock()
 
-    def work(field: Field) -> _Column:
+    def work(field: Field) -> RankedColumn:
         nonlocal done
         counted = count_column(
             rows, field, max_values=options.max_values, num_buckets=options.num_buckets
         )
         score, quality = scorer.score(counted), column_quality(counted)
         halves = scorer.half_scores(counted)
-        found = _Column(
+        found = RankedColumn(
             field=field,
             score=score,
             quality=quality,
@@ -249,27 +231,9 @@ def _count_all(
             raise
 
 
-def _mark_duplicates(columns: list[_Column]) -> None:
-    first: dict[str, str] = {}
-    for one in columns:
-        known = first.setdefault(one.digest, one.field.name)
-        if known != one.field.name and "constant" not in one.flags:
-            one.flags.append(f"same as {known}, renamed or not")
-
-
-def _key(column: _Column, method: str) -> float:
-    """What columns are ordered by, before any greedy choice."""
-    value = {
-        "outrank_classic": column.classic,
-        "information": column.score.information,
-        "gain": column.score.gain,
-    }.get(method, column.score.score)
-    return -math.inf if math.isnan(value) else value
-
-
 def _pairs(
     rows: Rows,
-    columns: list[_Column],
+    columns: list[RankedColumn],
     order: np.ndarray,
     options: RankingOptions,
     progress: Progress,
@@ -304,7 +268,7 @@ def _renamed(sums: PairSums, columns: list[int]) -> PairSums:
 
 
 def _select(
-    columns: list[_Column], order: np.ndarray, tried: PairSums | None, options: RankingOptions
+    columns: list[RankedColumn], order: np.ndarray, tried: PairSums | None, options: RankingOptions
 ) -> pl.DataFrame:
     """The greedy orders among the best columns, by every method."""
     schema = {
@@ -328,100 +292,6 @@ def _select(
              "criterion": value}
             for step, (at, value) in enumerate(zip(steps, criteria, strict=True))
         ]  # fmt: skip
-    return pl.DataFrame(rows, schema=schema)
-
-
-def _features(
-    columns: list[_Column], rows: Rows, options: RankingOptions, chosen: pl.DataFrame
-) -> pl.DataFrame:
-    """The table of columns, best first."""
-    q = q_values(np.array([one.score.p for one in columns]))
-    halves = np.stack([one.halves for one in columns])  # [F, H]
-    ranks = np.argsort(np.argsort(-halves, axis=0, kind="stable"), axis=0, kind="stable") + 1
-    table = []
-    for index, one in enumerate(columns):
-        stable: dict[str, Any] = {"stability": None, "rank_low": None, "rank_high": None}
-        if halves.shape[1]:
-            low, high = np.quantile(ranks[index], (0.05, 0.95), method="nearest")
-            stable = {
-                "stability": float((halves[index] > 0).mean()),
-                "rank_low": int(low),
-                "rank_high": int(high),
-            }
-        table.append({
-            "feature": one.field.name,
-            "score": _key(one, options.method),
-            "excess": one.score.excess,
-            "information": one.score.information,
-            "chance": one.score.chance,
-            "deviation": one.score.deviation,
-            "error": one.score.error,
-            "z": one.score.z,
-            "p": one.score.p,
-            "q": float(q[index]),
-            "gain": one.score.gain,
-            "strength": one.score.strength,
-            **stable,
-            "kind": str(one.field.kind),
-            "values": one.quality.values,
-            "missing": one.quality.missing,
-            "unique": one.quality.unique,
-            "top": one.quality.top,
-            "entropy": one.quality.entropy,
-            "unseen": one.quality.unseen,
-            "drift": one.quality.drift,
-            "flags": "; ".join(one.flags),
-        })  # fmt: skip
-    # A constant, or values of their own in every row, cannot tell anything: they come last.
-    found = pl.DataFrame(table, infer_schema_length=None).sort(
-        pl.col("p") == 1.0, -pl.col("score"), "feature"
-    )
-    if options.method in selection.METHODS and len(chosen):
-        steps = chosen.filter(pl.col("method") == options.method).select("feature", "step")
-        found = found.join(steps, on="feature", how="left", maintain_order="left")
-        found = found.sort("step", nulls_last=True, maintain_order=True).drop("step")
-    first = ("feature", "score", "rank")
-    return found.with_row_index("rank", offset=1).select(*first, pl.exclude(first))
-
-
-def _pair_table(columns: list[_Column], full: PairSums | None) -> pl.DataFrame:
-    schema = {
-        "first": pl.String, "second": pl.String, "interaction": pl.Float64, "deviation": pl.Float64,
-        "z": pl.Float64, "p": pl.Float64, "joint": pl.Float64, "first_adds": pl.Float64,
-        "second_adds": pl.Float64, "redundancy": pl.Float64,
-    }  # fmt: skip
-    if full is None:
-        return pl.DataFrame(schema=schema)
-    z, p = tail(full.excess, np.zeros(1), full.deviation, np.zeros(1))
-    names = np.array([one.field.name for one in columns], object)
-    return pl.DataFrame(
-        {
-            "first": names[full.pairs[:, 0]],
-            "second": names[full.pairs[:, 1]],
-            "interaction": full.excess,
-            "deviation": full.deviation,
-            "z": z,
-            "p": p,
-            "joint": full.joint,
-            "first_adds": full.joint - full.second,
-            "second_adds": full.joint - full.first,
-            "redundancy": full.redundancy,
-        },
-        schema=schema,
-    ).sort("z", descending=True)
-
-
-def _drift(columns: list[_Column], periods: Periods | None) -> pl.DataFrame:
-    schema = {"feature": pl.String, "period": pl.String, "psi": pl.Float64}
-    rows = []
-    for one in columns if periods is not None else []:
-        assert periods is not None
-        if one.small is not None:
-            psi = period_drift(one.small.sample, periods.sample, len(periods.names))
-            rows += [
-                {"feature": one.field.name, "period": name, "psi": float(value)}
-                for name, value in zip(periods.names, psi, strict=True)
-            ]
     return pl.DataFrame(rows, schema=schema)
 
 
