@@ -188,6 +188,7 @@ def tell_everything(console: Console) -> None:
                 "metrics": {"test": {"auc": 0.7}},
                 "num_parameters": 110,
                 "epochs": 1,
+                "steps": 1_200,
                 "fit_seconds": 1.0,
                 "train_rows_per_second": 1e5,
                 "peak_memory_mib": 100.0,
