@@ -29,7 +29,7 @@ class RetrievalOptions:
     """
 
     kind: str = AUTO
-    """flat, ivf, hnsw, ivfpq, or auto: the first of flat (small catalogues), hnsw, ivf and flat
+    """flat, ivf, hnsw, ivfpq, or auto: the first of flat (small catalogues), ivf, hnsw and flat
     that reaches `min_recall`."""
     min_recall: float = 0.95
     """Least mean recall@k against exact search; the cheapest effort that reaches it is taken."""
@@ -90,8 +90,8 @@ class RetrievalOptions:
 
         Example:
             >>> RetrievalOptions().kinds(1_000), RetrievalOptions().kinds(10**6)
-            (('flat',), ('hnsw', 'ivf', 'flat'))
+            (('flat',), ('ivf', 'hnsw', 'flat'))
         """
         if self.kind != AUTO:
             return (self.kind,)
-        return ("flat",) if num_items <= FLAT_ITEMS else ("hnsw", "ivf", "flat")
+        return ("flat",) if num_items <= FLAT_ITEMS else ("ivf", "hnsw", "flat")

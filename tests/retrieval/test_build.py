@@ -52,12 +52,12 @@ def test_auto_falls_back_until_the_recall_is_reached(
     monkeypatch.setattr(options, "FLAT_ITEMS", 100)
     weak = {"neighbors": 4, "ef_construction": 4, "num_lists": 40, "queries": 100}
     built = build_index(vectors, RetrievalOptions(**weak, min_recall=1.0, grid=[1]))
-    assert list(built.points) == ["hnsw", "ivf", "flat"]
+    assert list(built.points) == ["ivf", "hnsw", "flat"]
     assert (built.index.kind, built.chosen.recall) == ("flat", 1.0)
     with pytest.raises(ConfigError, match=r"retrieval=ivf reaches recall@10 .* at effort 1, less"):
         build_index(vectors, RetrievalOptions(kind="ivf", num_lists=40, grid=[1], min_recall=1.0))
     built = build_index(vectors, RetrievalOptions(**weak, min_recall=0.01, grid=[1, 64]))
-    assert list(built.points) == ["hnsw"]
+    assert list(built.points) == ["ivf"]
 
 
 def test_queries_are_users_where_there_are_any(tmp_path: Path) -> None:

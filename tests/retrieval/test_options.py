@@ -40,7 +40,7 @@ def test_impossible_values(keys: dict[str, Any], message: str) -> None:
 
 def test_what_is_tried() -> None:
     assert RetrievalOptions().kinds(FLAT_ITEMS) == ("flat",)
-    assert RetrievalOptions().kinds(FLAT_ITEMS + 1) == ("hnsw", "ivf", "flat")
+    assert RetrievalOptions().kinds(FLAT_ITEMS + 1) == ("ivf", "hnsw", "flat")
     assert RetrievalOptions(kind="ivf").kinds(5) == ("ivf",)
     assert RetrievalOptions(grid=[3]).efforts("ivf") == (3,)
     assert RetrievalOptions(grid=[3]).efforts("flat") == GRIDS["flat"]
