@@ -57,6 +57,7 @@ class Learnt:
     model: CFModel
     epochs: int = 0
     steps: int = 0
+    best_step: int = 0
     rows_per_second: float = 0.0
     curve: TrainingCurve | None = None
     """Of the phase that chose the epochs."""
@@ -214,19 +215,42 @@ class RankingRun(TrackedRun):
         judge = FullRanking(held, left, ks=self.ks)
         chosen = self.fit(left, judge, tracker)
         rankings = {"val": self.rank(chosen.model, judge)}
-        curve, best = chosen.curve, chosen.epochs
+        curve, again = chosen.curve, self.as_long_as(chosen, len(data.train) / len(left))
+        trained = chosen.best_step
         del chosen  # an item-item matrix may not fit twice
-        again = f" for {best:,} epochs" if best else ""
-        self.console.note(f"now from all {len(data.train):,} training pairs{again}")
-        learnt = self.fit(data.train, None, tracker, best)
+        length = (
+            f"{again.epochs:,} epochs" if again.max_steps is None else f"{again.max_steps:,} steps"
+        )
+        told = f" for {length}" if trained else ""
+        self.console.note(f"now from all {len(data.train):,} training pairs{told}")
+        learnt = self.fit(data.train, None, tracker, again)
         if data.test is not None:
             judge = FullRanking(data.test, data.train, ks=self.ks)
             rankings["test"] = self.rank(learnt.model, judge)
         learnt.rankings, learnt.curve = rankings, curve
         return learnt
 
+    def as_long_as(self, chosen: Learnt, more: float) -> RankingOptions:
+        """Options of a training as long as the best of another was.
+
+        Args:
+            chosen: The other.
+            more: How many times as many pairs there are now; steps become as many more.
+        """
+        if not chosen.best_step:  # computed
+            return self.options
+        if self.options.eval_unit == "epochs":
+            return dataclasses.replace(self.options, epochs=chosen.epochs, max_steps=None)
+        steps = max(1, round(chosen.best_step * more))
+        epochs = min(chosen.epochs + 1, self.options.epochs)
+        return dataclasses.replace(self.options, epochs=epochs, max_steps=steps)
+
     def fit(
-        self, train: Pairs, judge: FullRanking | None, tracker: Tracker, epochs: int | None = None
+        self,
+        train: Pairs,
+        judge: FullRanking | None,
+        tracker: Tracker,
+        options: RankingOptions | None = None,
     ) -> Learnt:
         """A model of some pairs: computed, or trained while `judge` sees it get better.
 
@@ -234,7 +258,7 @@ class RankingRun(TrackedRun):
             train: The pairs to learn from.
             judge: Stops the training and says which epoch was best; None trains to the end.
             tracker: The run in MLflow.
-            epochs: In place of the options' number.
+            options: In place of the configuration's.
         """
         seed_everything(self.seed)
         # Fitted again for each training: what was held out is as new to the tables as it is.
@@ -245,9 +269,7 @@ class RankingRun(TrackedRun):
             return Learnt(model)
         assert isinstance(model, EmbeddingModel)
         model.to(self.device)
-        options = self.options
-        if epochs is not None:
-            options = dataclasses.replace(options, epochs=epochs, max_steps=None)
+        options = options or self.options
         stage = STAGES[judge is None]
         checkpoints = Checkpoints(self.folder / stage, options.keep_last)
         trainer = RankingTrainer(
@@ -272,9 +294,9 @@ class RankingRun(TrackedRun):
         trainer.fit()
         better = [one for one in trainer.curve.evaluations if one["improved"]]
         chosen = int(better[-1]["epoch"]) if better else trainer.epoch
-        return Learnt(
-            model, chosen, trainer.global_step, trainer.curve.rows_per_second, trainer.curve
-        )
+        best_step = int(better[-1]["step"]) if better else trainer.global_step
+        speed = trainer.curve.rows_per_second
+        return Learnt(model, chosen, trainer.global_step, best_step, speed, trainer.curve)
 
     @torch.no_grad()
     def rank(self, model: CFModel, judge: FullRanking) -> Ranking:

@@ -29,6 +29,21 @@ def run(pair_table: Path, folder: Path, *keys: str) -> dict[str, Any]:
     return train(config.compose("train", overrides))
 
 
+def test_the_refit_is_as_many_steps_long_where_steps_were_judged(
+    pair_table: Path, tmp_path: Path
+) -> None:
+    """The best evaluation may lie within the first epoch."""
+    result = run(
+        pair_table, tmp_path, "cf=bprmf", "trainer.epochs=1", "trainer.batch_size=64",
+        "trainer.eval_unit=steps", "trainer.eval_every=4", "optimizer.lr=0.05", "cf.embed_dim=8",
+    )  # fmt: skip
+    counts = result["counts"]
+    more = counts["test"]["num_train_pairs"] / counts["val"]["num_train_pairs"]
+    per_epoch = -(-counts["test"]["num_train_pairs"] // 64)
+    assert 0 < result["steps"] <= per_epoch + 1
+    assert result["steps"] in {round(step * more) for step in range(4, per_epoch + 4)}
+
+
 def test_a_trained_model_is_chosen_by_a_part_of_training_and_made_again(
     pair_table: Path, tmp_path: Path
 ) -> None:
