@@ -31,6 +31,8 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "bench"
 CHUNK = 500_000
+EVERY_S = 0.5
+"""Between looks at the memory, which cost the watched processes time."""
 
 
 def planted_table(folder: Path, columns: int, seed: int) -> Path:
@@ -47,9 +49,10 @@ def watched(command: list[str], cwd: Path) -> tuple[float, float]:
     """Seconds and peak memory in MiB of a command and all of its children."""
     start, peak = time.perf_counter(), 0
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
-    with subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
+    with (
+        tempfile.TemporaryFile() as said,  # a pipe that nobody reads would stop the package
+        subprocess.Popen(command, cwd=cwd, env=environment, stdout=said, stderr=said) as process,
+    ):
         root = psutil.Process(process.pid)
         while process.poll() is None:
             used = 0
@@ -59,9 +62,10 @@ def watched(command: list[str], cwd: Path) -> tuple[float, float]:
             except psutil.Error:
                 pass
             peak = max(peak, used)
-            time.sleep(0.05)
+            time.sleep(EVERY_S)
         if process.returncode:
-            raise RuntimeError(process.stderr.read().decode()[-2000:] if process.stderr else "")
+            said.seek(0)
+            raise RuntimeError(said.read().decode()[-2000:])
     return time.perf_counter() - start, peak / 2**20
 
 
