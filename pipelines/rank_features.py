@@ -19,6 +19,7 @@ Writes to output_dir
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -47,7 +48,6 @@ def rank_features(cfg: DictConfig) -> dict[str, Any]:
         What `ranking.json` holds of the whole.
     """
     from recsys.data.options import apply_options
-    from recsys.data.raw import RawDataset
     from recsys.feature_ranking.ranking import RankingOptions
     from recsys.feature_ranking.ranking import rank_features as rank
     from recsys.tracking.console import Console
@@ -55,10 +55,8 @@ def rank_features(cfg: DictConfig) -> dict[str, Any]:
     options = config.build_options(RankingOptions, cfg.ranking, "ranking")
     raw, data_options = config.build_dataset(cfg.data)
     schema = apply_options(raw.schema, data_options)
-    raw = RawDataset(raw.name, raw.files, schema, raw.split, raw.notes, raw.bayes)
-    rule = raw.split
-    if rule == "options" or (rule is None and "all" in raw.files):
-        rule = data_options.split_rule(schema, given=raw.files.keys())
+    rule = data_options.rule_of(raw, schema)
+    raw = dataclasses.replace(raw, schema=schema)
     started = datetime.now()
     with Console(cfg.console) as console:
         console.banner(f"ranking the {len(schema.fields)} columns of {raw.name}")

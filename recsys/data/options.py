@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.data.infer import MAX_LENGTH
+from recsys.data.raw import RawDataset
 from recsys.data.schema import NUMERIC_ENCODINGS, Encoding, Field, Kind, Schema
 from recsys.data.split import RandomSplit, SplitRule, TimeSplit
 from recsys.errors import ConfigError, SchemaError, did_you_mean
@@ -80,6 +81,18 @@ class DataOptions:
     def ignored(self) -> tuple[str, ...]:
         """Columns with `kind: ignore`; `infer_schema` does not look at their types."""
         return tuple(name for name, keys in self.fields.items() if keys.get("kind") == IGNORE)
+
+    def rule_of(self, raw: RawDataset, schema: Schema) -> SplitRule | None:
+        """The split of a data set: its own, or what these options ask for; None where its splits
+        are files.
+
+        Args:
+            raw: Files and rule.
+            schema: With the options applied.
+        """
+        if raw.split == "options" or (raw.split is None and "all" in raw.files):
+            return self.split_rule(schema, given=raw.files.keys())
+        return raw.split
 
     def split_rule(self, schema: Schema, given: Collection[str] = ()) -> SplitRule:
         """The split these options ask for.

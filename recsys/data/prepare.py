@@ -103,9 +103,7 @@ def prepare(
     for source in raw.files.values():
         source.require(options.ignored)
     schema = apply_options(raw.schema, options)
-    if raw.split == "options" or (raw.split is None and "all" in raw.files):
-        rule = options.split_rule(schema, given=raw.files.keys())
-        raw = dataclasses.replace(raw, split=rule)
+    raw = dataclasses.replace(raw, split=options.rule_of(raw, schema))
     for source in raw.files.values():
         check_types(schema, source)
     digest = fingerprint(raw, schema, options)

@@ -32,7 +32,8 @@ struct LogTable {
 };
 
 // What values of 0, 1, ... rows add under the null: mean, variance, the linear part that values
-// share, and the slope of the mean in the share of the second class. Beyond `known` rows they shrink as (n - c) and (n - c)^2 do: the share of rows that is left.
+// share, and the slope of the mean in the share of the second class. Beyond `known` rows they
+// shrink as (n - c) and (n - c)^2 do: the share of rows that is left.
 struct Null {
   const double* table;  // [known, 4]
   int64_t known;

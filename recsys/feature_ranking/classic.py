@@ -22,7 +22,7 @@ import numpy as np
 from recsys.data.columns import Lists
 from recsys.feature_ranking.counts import ColumnCounts
 from recsys.feature_ranking.information import x_log_x
-from recsys.feature_ranking.rows import HELD_OUT, Rows, chunks
+from recsys.feature_ranking.rows import Rows, chunks, training_rows
 
 BATCH_ROWS = 16_384
 LEAST_ROWS = 1_024
@@ -35,13 +35,12 @@ def classic_score(rows: Rows, column: ColumnCounts) -> float:
         return float("nan")
     scores: list[float] = []
     codes, labels = np.empty(0, np.int64), np.empty(0, np.int64)
-    for file, chunk in chunks(rows):
-        cell = file.cell[chunk.start : chunk.start + chunk.num_rows].astype(np.int64)
-        train = np.flatnonzero(cell < HELD_OUT * rows.num_classes)
+    for file, chunk in chunks(rows, [column.field.name]):
+        train, classes = training_rows(rows, file, chunk)
         found = column.code(chunk)
         assert isinstance(found, np.ndarray)
         codes = np.concatenate([codes, found[train].astype(np.int64)])
-        labels = np.concatenate([labels, cell[train] % rows.num_classes])
+        labels = np.concatenate([labels, classes])
         while len(codes) >= BATCH_ROWS:
             scores.append(batch_score(codes[:BATCH_ROWS], labels[:BATCH_ROWS]))
             codes, labels = codes[BATCH_ROWS:], labels[BATCH_ROWS:]

@@ -2,7 +2,8 @@
 
 Counts are exact whole numbers, so neither the order of rows nor the size of chunks matters. A
 column with more than `max_values` distinct values is counted again by hash buckets, and says so.
-A number is cut at its quantiles first. Missing is a value like any other, and so is an empty list.
+A number is cut at its quantiles first. Missing (NaN too) is a value like any other, and so
+is an empty list.
 
 Letters   V codes (the reserved ones included), P parts, K classes, S sampled rows, B rows of a
 chunk.
@@ -27,7 +28,14 @@ from recsys.data.numeric import RowSample, Scale
 from recsys.data.readers import Chunk
 from recsys.data.schema import MISSING, NUM_RESERVED, PADDING, Encoding, Field, Kind
 from recsys.data.vocabulary import Interner
-from recsys.feature_ranking.rows import HELD_OUT, NOT_COUNTED, NUM_PARTS, Rows, chunks
+from recsys.feature_ranking.rows import (
+    HELD_OUT,
+    NOT_COUNTED,
+    NUM_PARTS,
+    Rows,
+    chunks,
+    training_rows,
+)
 from recsys.native import load_kernel
 
 MAX_VALUES = 1 << 22
@@ -88,7 +96,6 @@ def count_column(
     *,
     max_values: int = MAX_VALUES,
     num_buckets: int = NUM_BUCKETS,
-    nan_as_missing: bool = True,
 ) -> ColumnCounts:
     """Read a column and count it.
 
@@ -97,15 +104,14 @@ def count_column(
         one: The column and its kind; encodings and minimum counts are not applied.
         max_values: Distinct values that are counted apart.
         num_buckets: Quantile buckets of a number.
-        nan_as_missing: Treat NaN as missing instead of refusing it.
 
     Raises:
         SchemaError: a value does not fit the column's type.
     """
     try:
-        return _Counter(rows, one, max_values, num_buckets, nan_as_missing).count()
+        return _Counter(rows, one, max_values, num_buckets).count()
     except TooManyValuesError:
-        return _Counter(rows, one, max_values, num_buckets, nan_as_missing, hashed=True).count()
+        return _Counter(rows, one, max_values, num_buckets, hashed=True).count()
 
 
 class _Counter:
@@ -115,11 +121,10 @@ class _Counter:
         one: Field,
         max_values: int,
         num_buckets: int,
-        nan_as_missing: bool,
         hashed: bool = False,
     ) -> None:
         self.rows, self.field, self.hashed = rows, one, hashed
-        self.max_values, self.nan_as_missing = max_values, nan_as_missing
+        self.max_values = max_values
         self.width = NUM_PARTS * rows.num_classes
         self.interner = Interner()
         self.coder = HashCoder(min(HASHED_VALUES, max_values)) if hashed else self.interner
@@ -135,7 +140,7 @@ class _Counter:
     def count(self) -> ColumnCounts:
         sampled: list[np.ndarray | Lists] = []
         digest = hashlib.blake2b(digest_size=16)
-        for file, chunk in chunks(self.rows):
+        for file, chunk in chunks(self.rows, [self.field.name]):
             codes = self._codes(chunk)
             part = slice(chunk.start, chunk.start + chunk.num_rows)
             cell = file.cell[part]
@@ -167,22 +172,21 @@ class _Counter:
     def _codes(self, chunk: Chunk) -> np.ndarray | Lists:
         array = chunk.column(self.field.name)
         if self.scale is not None:
-            x = numbers(array, self.field.name, chunk, self.nan_as_missing)
+            x = numbers(array, self.field.name, chunk, nan_as_missing=True)
             return self.scale.apply(x)
         if self.field.is_ragged:
-            lists = list_codes(array, self.field, self.coder, chunk, self.nan_as_missing)
+            lists = list_codes(array, self.field, self.coder, chunk, nan_as_missing=True)
             return _with_empty(lists)
-        return category_codes(array, self.field, self.coder, chunk, self.nan_as_missing)
+        return category_codes(array, self.field, self.coder, chunk, nan_as_missing=True)
 
     def _fit(self, num_buckets: int) -> Scale:
         """Quantiles of the training rows."""
         sample = RowSample(1)
         offset = 0
-        for file, chunk in chunks(self.rows):
+        for file, chunk in chunks(self.rows, [self.field.name]):
             array = chunk.column(self.field.name)
-            x = numbers(array, self.field.name, chunk, self.nan_as_missing)
-            cell = file.cell[chunk.start : chunk.start + chunk.num_rows]
-            train = np.flatnonzero(cell < HELD_OUT * self.rows.num_classes)
+            x = numbers(array, self.field.name, chunk, nan_as_missing=True)
+            train, _ = training_rows(self.rows, file, chunk)
             sample.add(train + offset, [x[train]])
             offset += chunk.num_rows
         return Scale(Encoding.QUANTILE, edges=sample.edges(0, num_buckets))

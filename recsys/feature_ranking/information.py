@@ -10,6 +10,20 @@ DENSE_COUNTS = 1 << 20
 """Counts below it are tallied in an array, others by sorting."""
 
 
+LOG_TABLE = 1 << 16
+
+
+def log_table() -> np.ndarray:
+    """k ln k for k below `LOG_TABLE`, which the kernels look up."""
+    return x_log_x(np.arange(LOG_TABLE))
+
+
+def entropy(size: np.ndarray) -> float:
+    """Of counts, in nats."""
+    n = float(size.sum())
+    return math.log(n) - float(x_log_x(size).sum()) / n
+
+
 def mutual_information(table: np.ndarray) -> float:
     """Plug-in mutual information of a table of counts [V, K], in nats.
 

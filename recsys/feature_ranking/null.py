@@ -49,6 +49,8 @@ REMEMBERED = 1 << 16
 EXACT_VARIANCE = 100.0
 """Cells whose class count has a larger variance use the expansion in 1/c, which is then right to
 1e-4 of the mean and to 1 % of the variance."""
+KNOWN_SIZES = 2048
+"""Rows of a value up to which `InformationNull.by_size` is tabulated for the kernels."""
 BLOCK = 512
 """Distinct row counts whose support is laid out at a time."""
 TINY_TAIL = 1e-290
@@ -160,7 +162,7 @@ class InformationNull:
             out.append(CellMoments(packed))
         return out
 
-    def by_size(self, known: int) -> np.ndarray:
+    def by_size(self, known: int = KNOWN_SIZES) -> np.ndarray:
         """What a value of 0, 1, ... rows adds, [known + 1, 4]: to the mean, to the variance, to the
         linear part that values share, whose square is to be taken off the variance, and to the
         slope of the mean in the second class's share (of two classes).

@@ -19,6 +19,7 @@ Letters   S sampled rows, F columns, N pairs, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,16 +31,14 @@ from recsys.data.columns import Lists
 from recsys.data.readers import Chunk
 from recsys.data.schema import Field
 from recsys.feature_ranking.counts import ColumnCounts, library
-from recsys.feature_ranking.information import mutual_information, x_log_x
+from recsys.feature_ranking.information import entropy, log_table, mutual_information, x_log_x
 from recsys.feature_ranking.null import InformationNull, added
-from recsys.feature_ranking.rows import HELD_OUT, Rows, chunks
+from recsys.feature_ranking.rows import HELD_OUT, Rows, chunks, training_rows
 
 NUM_CODES = 64
 """Codes of a column in a pair."""
 LABEL_BINS = 10
 """Equal parts into which a numeric label is cut."""
-KNOWN_SIZES = 2048
-LOG_TABLE = 1 << 16
 MAX_VALUES = 1 << 18
 """Values of a column beyond which it is not paired: its frequent ones are too few of its rows."""
 BATCH = 64
@@ -91,6 +90,14 @@ class PairSums:
         return self.excess / np.maximum(self.deviation, 1e-300)
 
 
+def num_paired(num: int, budget: int) -> int:
+    """How many of the best columns `choose_pairs` pairs with one another: all, where the budget
+    allows, or what half of it does."""
+    if num * (num - 1) // 2 <= budget:
+        return num
+    return int((1 + math.sqrt(1 + 4 * budget)) / 2)
+
+
 def choose_pairs(order: Sequence[int], budget: int, seed: int) -> np.ndarray:
     """Pairs to try: all among the best columns, in half of the budget; then others at random.
 
@@ -103,11 +110,10 @@ def choose_pairs(order: Sequence[int], budget: int, seed: int) -> np.ndarray:
         [N, 2], the smaller position first.
     """
     num = len(order)
-    all_of = num * (num - 1) // 2
-    if all_of <= budget:
+    best = num_paired(num, budget)
+    if best == num:
         first, second = np.triu_indices(num, 1)
         return np.stack([first, second], axis=1).astype(np.int32)
-    best = int((1 + np.sqrt(1 + 4 * budget)) / 2)
     ranked = np.asarray(order)
     first, second = np.triu_indices(best, 1)
     chosen = {tuple(sorted(pair)) for pair in zip(ranked[first], ranked[second], strict=True)}
@@ -137,9 +143,8 @@ class PairCounter:
         self.num_rows = codes.shape[1]
         of_class = np.bincount(labels)
         null = InformationNull(of_class.tolist())
-        self._null = null.by_size(KNOWN_SIZES)
-        k = np.arange(LOG_TABLE, dtype=np.float64)
-        self._logs = k * np.log(np.maximum(k, 1))
+        self._null = null.by_size()
+        self._logs = log_table()
         self._label_sum = float(x_log_x(of_class).sum())
         self._single = [self._alone(one) for one in range(len(codes))]
 
@@ -188,7 +193,7 @@ class PairCounter:
         if kernels is not None:
             kernels.count_pairs(
                 self.codes.ctypes.data, self.labels.ctypes.data, self.num_rows, self.num_classes,
-                NUM_CODES, pairs.ctypes.data, len(pairs), self._logs.ctypes.data, LOG_TABLE,
+                NUM_CODES, pairs.ctypes.data, len(pairs), self._logs.ctypes.data, len(self._logs),
                 self._null.ctypes.data, len(self._null),
                 out.ctypes.data,
             )  # fmt: skip
@@ -208,8 +213,8 @@ class PairCounter:
         alone = np.array(self._single).reshape(-1, 3)
         a, b = alone[pairs[:, 0]], alone[pairs[:, 1]]
         joint = self._information(found[:, 0], found[:, 1])
-        entropy = np.log(n) - alone[:, 2] / n
-        smaller = np.minimum(entropy[pairs[:, 0]], entropy[pairs[:, 1]])
+        own = np.log(n) - alone[:, 2] / n  # entropies
+        smaller = np.minimum(own[pairs[:, 0]], own[pairs[:, 1]])
         mutual = (found[:, 1] - a[:, 2] - b[:, 2] + n * np.log(n)) / n
         values = np.array([(np.bincount(one) > 0).sum() for one in self.codes])
         # Miller and Madow's bias of an information, over the cells that occur.
@@ -230,9 +235,14 @@ class PairCounter:
         )
 
 
-def label_bins(labels: np.ndarray) -> np.ndarray:
-    """A numeric label in `LABEL_BINS` equal parts."""
-    edges = np.unique(np.quantile(labels, np.arange(1, LABEL_BINS) / LABEL_BINS))
+def label_bins(labels: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """A numeric label in the `LABEL_BINS` equal parts of some labels.
+
+    Args:
+        labels: [n].
+        of: Labels whose quantiles are the edges.
+    """
+    edges = np.unique(np.quantile(of, np.arange(1, LABEL_BINS) / LABEL_BINS))
     return np.searchsorted(edges, labels, side="right")
 
 
@@ -267,18 +277,14 @@ def count_fully(
         pairs: [N, 2].
         progress: Told how many of how many rows are read.
     """
-    edges = _edges(rows) if rows.is_number else np.empty(0)
     classes = LABEL_BINS if rows.is_number else rows.num_classes
     out = np.zeros((len(pairs), NUM_CODES * NUM_CODES * classes), np.int64)
     total = sum(file.source.num_rows for file in rows.files)
     done = 0
-    for file, chunk in chunks(rows):
-        part = slice(chunk.start, chunk.start + chunk.num_rows)
-        train = np.flatnonzero(file.cell[part] < HELD_OUT * rows.num_classes)
-        if file.number is not None:
-            labels = np.searchsorted(edges, file.number[part][train], side="right")
-        else:
-            labels = file.cell[part][train].astype(np.int64) % rows.num_classes
+    for file, chunk in chunks(rows, [columns[one].field.name for one in np.unique(pairs)]):
+        train, labels = training_rows(rows, file, chunk)
+        if rows.is_number:
+            labels = label_bins(labels, rows.sample_labels)
         codes = {one: columns[one].code(chunk)[train] for one in np.unique(pairs)}
         for index, (a, b) in enumerate(pairs):
             key = (codes[a].astype(np.int64) * NUM_CODES + codes[b]) * classes + labels
@@ -304,25 +310,16 @@ def exact_statistics(pairs: np.ndarray, tables: np.ndarray) -> PairSums:
         own = [mutual_information(one) for one in (table.reshape(-1, len(of_class)), first, second)]
         moments = [null.moments(one.sum(axis=-1).ravel()) for one in (table, first, second)]
         both = table.sum(axis=2)
-        entropy = min(_entropy(one.sum(axis=1)) for one in (first, second))
+        smaller = min(entropy(one.sum(axis=1)) for one in (first, second))
         seen = [(one > 0).sum() for one in (both, first.sum(axis=1), second.sum(axis=1))]
         mutual = mutual_information(both) - (seen[0] - seen[1] - seen[2] + 1) / (2 * n)
         rows.append((
             own[0] - moments[0].mean, own[0] - own[1] - own[2],
             moments[0].mean - moments[1].mean - moments[2].mean, moments[0].deviation,
             own[1] - moments[1].mean, own[2] - moments[2].mean, mutual,
-            min(max(mutual / entropy, 0.0), 1.0) if entropy > 1e-12 else 0.0,
+            min(max(mutual / smaller, 0.0), 1.0) if smaller > 1e-12 else 0.0,
         ))  # fmt: skip
     joint, interaction, chance, deviation, first, second, mutual, redundancy = np.array(rows).T
     return PairSums(
         pairs, joint, interaction, chance, deviation, first, second, mutual, redundancy, n
     )
-
-
-def _edges(rows: Rows) -> np.ndarray:
-    return np.unique(np.quantile(rows.sample_labels, np.arange(1, LABEL_BINS) / LABEL_BINS))
-
-
-def _entropy(size: np.ndarray) -> float:
-    n = size.sum()
-    return float(np.log(n) - x_log_x(size).sum() / n)

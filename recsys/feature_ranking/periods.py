@@ -45,7 +45,7 @@ def read_periods(
     total = sum(file.source.num_rows for file in rows.files)
     times: list[list[np.ndarray]] = [[] for _ in rows.files]
     done = 0
-    for file, chunk in chunks(rows):
+    for file, chunk in chunks(rows, [column]):
         index = next(i for i, one in enumerate(rows.files) if one is file)
         times[index].append(time_values(chunk.column(column), column, chunk))
         done += chunk.num_rows

@@ -19,6 +19,7 @@ import numpy as np
 
 from recsys.data.schema import MISSING, Kind
 from recsys.feature_ranking.counts import ColumnCounts
+from recsys.feature_ranking.information import entropy
 from recsys.feature_ranking.score import ColumnScore
 
 RARE = (2, 5, 10, 20, 50, 100)
@@ -67,7 +68,7 @@ def column_quality(column: ColumnCounts) -> ColumnQuality:
         unique=float((size == 1).sum() / n) if whole else 0.0,
         top=float(share[0]),
         top10=float(share[:10].sum()),
-        entropy=float(-(share * np.log(share)).sum()),
+        entropy=entropy(size),
         unseen=float(later[~present].sum() / m) if m else 0.0,
         drift=_jensen_shannon(train / n, later / m) if m else 0.0,
         rare={bound: float(size[size < bound].sum() / n) for bound in RARE},

@@ -10,6 +10,7 @@ most), the sample (four bytes a row and column of `SAMPLE_ROWS`), and two bytes 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -29,6 +30,7 @@ from recsys.errors import ConfigError, did_you_mean
 from recsys.feature_ranking import selection
 from recsys.feature_ranking.classic import classic_score
 from recsys.feature_ranking.counts import MAX_VALUES, NUM_BUCKETS, count_column
+from recsys.feature_ranking.information import entropy
 from recsys.feature_ranking.pairs import (
     PairCounter,
     PairSums,
@@ -36,6 +38,7 @@ from recsys.feature_ranking.pairs import (
     count_fully,
     exact_statistics,
     label_bins,
+    num_paired,
     small_column,
 )
 from recsys.feature_ranking.periods import label_by_period, read_periods
@@ -192,10 +195,7 @@ def _count_all(
 ) -> list[RankedColumn]:
     """Count and score every column, some at a time; a column's counts go before the next comes."""
     scorer = Scorer(rows, options.halves)
-    entropy = 0.0
-    if not rows.is_number:
-        share = rows.class_counts[rows.class_counts > 0] / rows.class_counts.sum()
-        entropy = float(-(share * np.log(share)).sum())
+    of_label = 0.0 if rows.is_number else entropy(rows.class_counts)
     done, lock = 0, threading.Lock()
 
     def work(field: Field) -> RankedColumn:
@@ -211,7 +211,7 @@ def _count_all(
             quality=quality,
             halves=halves if score.p < 1.0 else np.full_like(halves, -np.inf),
             small=small_column(counted) if options.pairs else None,
-            flags=flags(counted, quality, score, entropy),
+            flags=flags(counted, quality, score, of_label),
             digest=counted.digest,
             classic=classic_score(rows, counted)
             if options.method == "outrank_classic"
@@ -245,7 +245,7 @@ def _pairs(
     if options.pairs == 0 or len(usable) < 2:
         return None, None
     labels = rows.sample_labels
-    classes = label_bins(labels) if rows.is_number else labels
+    classes = label_bins(labels, labels) if rows.is_number else labels
     if len(np.unique(classes)) < 2:
         return None, None
     counter = PairCounter(np.stack([one.sample for one in smalls if one is not None]), classes)
@@ -263,8 +263,7 @@ def _pairs(
 
 
 def _renamed(sums: PairSums, columns: list[int]) -> PairSums:
-    values = {key: getattr(sums, key) for key in sums.__dataclass_fields__}
-    return PairSums(**{**values, "pairs": np.asarray(columns)[sums.pairs]})
+    return dataclasses.replace(sums, pairs=np.asarray(columns)[sums.pairs])
 
 
 def _select(
@@ -276,12 +275,9 @@ def _select(
     }  # fmt: skip
     if tried is None:
         return pl.DataFrame(schema=schema)
-    known = {int(one) for pair in tried.pairs for one in pair}
-    most = options.select
     # With a budget only pairs among the best columns are all known.
-    while most * (most - 1) // 2 > len(tried.pairs):
-        most -= 1
-    among = np.array([one for one in order if int(one) in known][:most])
+    most = min(options.select, num_paired(sum(c.small is not None for c in columns), options.pairs))
+    among = np.array([one for one in order if columns[one].small is not None][:most])
     relevance = np.array([columns[one].score.excess for one in among])
     found = selection.matrices(tried, among)
     rows = []
@@ -312,6 +308,5 @@ def _facts(raw: RawDataset, rows: Rows, options: RankingOptions, seconds: float)
     if not rows.is_number:
         share = rows.class_counts / rows.class_counts.sum()
         facts["classes"] = dict(zip(rows.classes, share.tolist(), strict=True))
-        some = share[share > 0]
-        facts["label_entropy"] = float(-(some * np.log(some)).sum())
+        facts["label_entropy"] = entropy(rows.class_counts)
     return facts

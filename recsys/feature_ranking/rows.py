@@ -12,7 +12,7 @@ Letters   n rows of a file, K classes, P = NUM_BLOCKS + 1 parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +25,7 @@ from recsys.data.formats import plain, plain_type, whole_numbers
 from recsys.data.hashing import mix64
 from recsys.data.raw import RawDataset, SplitRule
 from recsys.data.readers import Chunk, Source
-from recsys.data.split import TEST, VAL, assign
+from recsys.data.split import TEST, VAL, TimeSplit, assign
 from recsys.errors import SchemaError
 
 NUM_BLOCKS = 8
@@ -126,6 +126,9 @@ def count_rows(
     chosen = [name for name in ("all", "train", "val") if name in raw.files]
     total = sum(raw.files[name].num_rows for name in chosen)
     reader = _LabelReader(label, raw.files[chosen[0]], target)
+    roles = [label, schema.group, schema.weight]
+    roles += [rule.column] if isinstance(rule, TimeSplit) else []
+    wanted = [column for column in roles if column is not None]
     seeds: list[_Read] = []
     done = 0
     for name in chosen:
@@ -133,7 +136,7 @@ def count_rows(
         source.require([label])
         split = assign(source, rule) if rule is not None and name in ("all", "train") else None
         parts, found, extra = [], [], []
-        for chunk in source.chunks():
+        for chunk in source.chunks(wanted):
             parts.append(_parts(chunk, split, name, schema.group))
             found.append(reader.read(chunk))
             if schema.weight is not None:
@@ -310,8 +313,24 @@ def _normal_scores(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return lambda y: np.interp(y, distinct, score)
 
 
-def chunks(rows: Rows) -> Iterator[tuple[CountedFile, Chunk]]:
-    """Every chunk of every file, in order."""
+def chunks(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[CountedFile, Chunk]]:
+    """Every chunk of every file, in order.
+
+    Args:
+        rows: Whose files.
+        columns: What may be read of them; a large row group is decoded for all of these.
+    """
     for one in rows.files:
-        for chunk in one.source.chunks():
+        for chunk in one.source.chunks(columns):
             yield one, chunk
+
+
+def training_rows(rows: Rows, file: CountedFile, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of a chunk's training rows within it, and their labels: classes, or the normal
+    scores of a number."""
+    part = slice(chunk.start, chunk.start + chunk.num_rows)
+    cell = file.cell[part]
+    at = np.flatnonzero(cell < HELD_OUT * rows.num_classes)
+    if file.number is not None:
+        return at, file.number[part][at]
+    return at, cell[at].astype(np.int64) % rows.num_classes

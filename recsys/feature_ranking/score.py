@@ -24,15 +24,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.feature_ranking.counts import ColumnCounts, library
-from recsys.feature_ranking.information import mutual_information, standard_error, x_log_x
+from recsys.feature_ranking.information import (
+    log_table,
+    mutual_information,
+    standard_error,
+    x_log_x,
+)
 from recsys.feature_ranking.null import InformationNull, NullMoments, added, tail, variance_null
 from recsys.feature_ranking.rows import HELD_OUT, NUM_BLOCKS, NUM_PARTS, Rows
 from recsys.feature_ranking.uneven import uneven_null
 
 STRICTNESS = 3.0
-KNOWN_SIZES = 2048
-"""Rows of a value up to which a half-sample's null is tabulated; it is flat beyond."""
-LOG_TABLE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,8 @@ class Scorer:
             half = np.maximum(rows.class_counts[self._present] // 2, 1)
             null = InformationNull(half.tolist())
             self._half_rows = null.num_rows
-            self._half_null = null.by_size(KNOWN_SIZES)
-        k = np.arange(LOG_TABLE, dtype=np.float64)
-        self._logs = k * np.log(np.maximum(k, 1))
+            self._half_null = null.by_size()
+        self._logs = log_table()
 
     def score(self, column: ColumnCounts) -> ColumnScore:
         """Score a column over all training rows."""
@@ -172,7 +173,7 @@ class Scorer:
             )
             kernels.half_information(
                 counts.ctypes.data, len(counts), NUM_PARTS, counts.shape[2],
-                bits.ctypes.data, len(self.masks), self._logs.ctypes.data, LOG_TABLE,
+                bits.ctypes.data, len(self.masks), self._logs.ctypes.data, len(self._logs),
                 self._half_null.ctypes.data, len(self._half_null), self._half_rows,
                 found.ctypes.data,
             )  # fmt: skip

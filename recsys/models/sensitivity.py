@@ -11,6 +11,7 @@ field and repeat. They see a field only as far as the loss is linear in it.
 
 Differs  First-order weights and a second table count as parts of their field; numbers without a
 vector are vectors of width one. With several labels the loss is the mean over those that are there.
+A history that the model reads as a sequence is no slot, and is not ranked.
 
 Letters   B rows, F fields, D width, K labels.
 """
@@ -61,31 +62,31 @@ def sensitivity(recommender: Recommender, batches: Sequence[Batch]) -> Sensitivi
     device = recommender.lookup.storage.table().device
     slots = _slots(recommender)
     fields = tuple(name for name in recommender.lookup.schema.names if name in slots)
-    of_slot = torch.tensor([fields.index(one) for one in slots])
+    of_slot = torch.tensor([fields.index(one) for one in slots], device=device)
     means, rows = _means(recommender, batches, device)
-    mask, removal = torch.zeros(len(fields)).double(), torch.zeros(len(fields)).double()
+    mask, removal = torch.zeros(2, len(fields), dtype=torch.float64, device=device)
     for batch in batches:
-        parts = _parts(_looked_up(recommender, batch, device))
+        embedded = _looked_up(recommender, batch, device)
+        parts = _parts(embedded)
         for part in parts.values():
             part.requires_grad_(True)
-        embedded = _looked_up(recommender, batch, device)
         for name, part in parts.items():
             setattr(embedded, name, part)
         loss = _loss(recommender.model(embedded), batch.label.to(device))
         found = torch.autograd.grad(loss, list(parts.values()), allow_unused=True)
-        scaled, moved = torch.zeros(2, len(batch), len(slots)).double()
+        scaled, moved = torch.zeros(2, len(batch), len(slots), dtype=torch.float64, device=device)
         for (name, part), gradient in zip(parts.items(), found, strict=True):
             if gradient is None:
                 continue
             at = _columns(name, part, len(slots))
             scaled[:, at] += _dot(gradient, part.detach())
             moved[:, at] += _dot(gradient, means[name] - part.detach())
-        by_field = torch.zeros(2, len(batch), len(fields)).double()
+        by_field = torch.zeros(2, len(batch), len(fields), dtype=torch.float64, device=device)
         by_field[0].index_add_(1, of_slot, scaled)
         by_field[1].index_add_(1, of_slot, moved)
         mask += by_field[0].sum(0).abs()
         removal += by_field[1].abs().sum(0)
-    return Sensitivity(fields, (mask / rows).numpy(), (removal / rows).numpy(), rows)
+    return Sensitivity(fields, (mask / rows).cpu().numpy(), (removal / rows).cpu().numpy(), rows)
 
 
 def _slots(recommender: Recommender) -> list[str]:
@@ -118,7 +119,8 @@ def _means(
     rows = 0
     for batch in batches:
         for name, part in _parts(_looked_up(recommender, batch, device)).items():
-            sums[name] = sums.get(name, torch.zeros(())) + part.double().sum(0)
+            total = part.double().sum(0)
+            sums[name] = sums[name] + total if name in sums else total
         rows += len(batch)
     return {name: (total / rows).float() for name, total in sums.items()}, rows
 

@@ -134,6 +134,7 @@ def test_choice_of_pairs() -> None:
 
 
 def test_numeric_labels_are_cut_in_equal_parts() -> None:
-    bins = label_bins(np.random.default_rng(0).normal(size=10_000))
+    labels = np.random.default_rng(0).normal(size=10_000)
+    bins = label_bins(labels, labels)
     assert np.bincount(bins).tolist() == pytest.approx([1_000] * 10, abs=1)
-    assert np.unique(label_bins(np.array([1.0, 1.0, 1.0, 2.0]))).size == 2
+    assert np.unique(label_bins(few := np.array([1.0, 1.0, 1.0, 2.0]), few)).size == 2

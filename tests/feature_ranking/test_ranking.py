@@ -11,6 +11,7 @@ from recsys.data.readers import Source
 from recsys.data.split import RandomSplit
 from recsys.errors import ConfigError, SchemaError
 from recsys.feature_ranking import report
+from recsys.feature_ranking.pairs import num_paired
 from recsys.feature_ranking.ranking import METHODS, Ranking, RankingOptions, rank_features
 from recsys.feature_ranking.suggest import suggest
 from tests.feature_ranking.planted import INFORMATIVE, dataset, planted
@@ -149,3 +150,28 @@ def test_held_out_files_are_used(found: Ranking) -> None:
     sources = {"train": Source.from_frame(frame), "val": Source.from_frame(frame.head(500))}
     raw = RawDataset("x", sources, dataset(frame).schema)
     assert rank_features(raw).facts["held_out_rows"] == 500
+
+
+def test_a_budget_of_pairs_bounds_the_greedy_orders() -> None:
+    """More columns to choose from than the budget pairs with one another."""
+    generator = np.random.default_rng(0)
+    columns = {f"x{k}": generator.integers(0, 3, 800) for k in range(30)}
+    raw = dataset(pl.DataFrame(columns | {"click": generator.integers(0, 2, 800)}))
+    ranking = rank_features(raw, RankingOptions(pairs=200, select=30, full_pairs=1))
+    assert ranking.selection["step"].max() == num_paired(30, 200) < 30
+
+
+def test_only_the_columns_in_hand_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large row group is decoded for every column that is asked for."""
+    asked = []
+    chunks = Source.chunks
+
+    def spy(self: Source, columns=None, *rest):
+        asked.append(columns)
+        return chunks(self, columns, *rest)
+
+    monkeypatch.setattr(Source, "chunks", spy)
+    frame = planted(3_000).with_columns(day=pl.Series(np.arange(3_000)))
+    rank_features(dataset(frame, timestamp="day"), RankingOptions(full_pairs=1))
+    assert len(asked) > 10
+    assert all(columns is not None and len(columns) <= 2 for columns in asked)
