@@ -86,9 +86,8 @@ class BoostingRun(TrackedRun):
             f"{len(growing.features.names)} features, {len(growing.features.categorical)} of them "
             f"categories; {threads} thread(s)"
         )
-        loop = Rounds(
-            growing, self.model, self.trainer_options, data, (self.console, RoundObserver(tracker))
-        )
+        observers = (self.console, RoundObserver(tracker), *self.listeners)
+        loop = Rounds(growing, self.model, self.trainer_options, data, observers)
         trees = loop.run()
         fit_seconds = time.perf_counter() - begin
         reports = {

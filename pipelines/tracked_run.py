@@ -26,7 +26,7 @@ from recsys.tracking.console import Console
 from recsys.tracking.names import experiment_name, run_name
 from recsys.tracking.run import infer_signature, open_tracker
 from recsys.tracking.tracker import Tracker
-from recsys.training.progress import EvaluationRecord, StepRecord
+from recsys.training.progress import EvaluationRecord, Observer, StepRecord
 from recsys.training.ranks import Ranks
 
 OUTPUTS = Path("outputs")
@@ -53,6 +53,12 @@ class TrackedRun:
     console: Console
     folder: Path
     """Output folder; known once the data is."""
+    listeners: tuple[Observer, ...] = ()
+    """Told of progress beside the console and the tracker."""
+    parent_run_id: str | None = None
+    """The run in MLflow of which this one is a part."""
+    name: str | None = None
+    """Of the run in MLflow; None: model and time."""
 
     def __init__(self, cfg: DictConfig, spec: ModelSpec, seed: int) -> None:
         self.cfg = cfg
@@ -98,10 +104,11 @@ class TrackedRun:
         with open_tracker(
             kind,
             experiment=experiment_name(data.name),
-            run_name=run_name(self.stem, self.started),
+            run_name=self.name or run_name(self.stem, self.started),
             uri=self.cfg.tracking.get("uri"),
             tags=tags,
             resume_run_id=resume_run_id,
+            parent_run_id=self.parent_run_id,
             system_metrics=bool(self.cfg.tracking.get("system_metrics", False)),
             notify=self.console.note,
         ) as tracker:

@@ -209,7 +209,7 @@ class TrainingRun(TrackedRun):
     ) -> Trainer:
         """The loop, or the loop with gates around it."""
         checkpoints = Checkpoints(self.folder / "checkpoints", self.trainer_options.keep_last)
-        observers = (self.console, TrackerObserver(tracker))
+        observers = (self.console, TrackerObserver(tracker), *self.listeners)
         facts = {"run_id": tracker.run_id}
         if self.gate is None:
             return Trainer(

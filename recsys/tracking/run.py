@@ -190,6 +190,7 @@ def open_tracker(
     uri: str | None = None,
     tags: Mapping[str, object] | None = None,
     resume_run_id: str | None = None,
+    parent_run_id: str | None = None,
     system_metrics: bool = False,
     notify: Callable[[str], None] | None = None,
 ) -> Iterator[Tracker]:
@@ -205,6 +206,7 @@ def open_tracker(
         uri: Configured store; `MLFLOW_TRACKING_URI` wins, None is `outputs/mlflow.db`.
         tags: Model, family, seed, device ...; git commit and versions are added.
         resume_run_id: Reopen this run and append to it instead of beginning a new one.
+        parent_run_id: The new run is a child of this one, which may be open in this process.
         system_metrics: Also sample processor, memory and GPU every ten seconds.
         notify: Told when the store is created, which takes seconds; logged by default.
 
@@ -220,8 +222,9 @@ def open_tracker(
     uri = resolve_uri(uri)
     with _environment(_RUNNING), _keep_tracking_uri():
         tracker = _open(
-            uri, experiment, run_name, tags or {}, resume_run_id, system_metrics, notify
-        )
+            uri, experiment, run_name, tags or {}, resume_run_id, parent_run_id, system_metrics,
+            notify,
+        )  # fmt: skip
         try:
             yield tracker
         except (KeyboardInterrupt, SystemExit):
@@ -281,6 +284,7 @@ def _open(
     run_name: str,
     tags: Mapping[str, object],
     resume_run_id: str | None,
+    parent_run_id: str | None,
     system_metrics: bool,
     notify: Callable[[str], None] | None,
 ) -> MlflowTracker:
@@ -302,6 +306,8 @@ def _open(
                 run = mlflow.start_run(
                     experiment_id=_experiment_id(client, experiment, database),
                     run_name=run_name,
+                    nested=parent_run_id is not None,
+                    parent_run_id=parent_run_id,
                     tags=text_tags,
                     log_system_metrics=system_metrics,
                 )

@@ -52,6 +52,19 @@ def interrupted(store: str, error: BaseException, use=log_one_loss) -> str:
 
 
 class TestMlflow:
+    def test_a_child_ends_and_its_parent_goes_on(self, store):
+        with open_tracker("mlflow", uri=store, **OPEN) as parent:
+            with open_tracker("mlflow", uri=store, parent_run_id=parent.run_id, **OPEN) as child:
+                child.status = "FAILED"
+            parent.log_metrics({"best": 1.0}, 0)
+        assert stored(store, child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+        assert stored(store, child.run_id).info.status == "FAILED"
+        assert stored(store, parent.run_id).info.status == "FINISHED"
+        assert history(store, parent.run_id, "best") == [(0, 1.0)]
+        with open_tracker("mlflow", uri=store, parent_run_id=parent.run_id, **OPEN) as later:
+            pass
+        assert stored(store, later.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+
     def test_everything_arrives(self, store, tmp_path):
         with open_tracker("mlflow", uri=store, tags={"model": "lr", "seed": 3}, **OPEN) as tracker:
             tracker.log_params({"ctr": {"num_heads": 2, "hidden_dims": [4, 4]}, "seed": 3})
