@@ -86,7 +86,8 @@ class BoostingRun(TrackedRun):
             f"{len(growing.features.names)} features, {len(growing.features.categorical)} of them "
             f"categories; {threads} thread(s)"
         )
-        observers = (self.console, RoundObserver(tracker), *self.listeners)
+        own: tuple[Observer, ...] = (self.console, RoundObserver(tracker))
+        observers = own + self.listeners
         loop = Rounds(growing, self.model, self.trainer_options, data, observers)
         trees = loop.run()
         fit_seconds = time.perf_counter() - begin

@@ -32,6 +32,7 @@ from recsys.training.loop import Trainer
 from recsys.training.optfs import GateOptions, OptFSTrainer
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
 from recsys.training.options import TrainerOptions
+from recsys.training.progress import Observer
 from recsys.training.ranks import Ranks
 from recsys.training.signals import Interrupted
 from recsys.training.task_balance import TaskBalance, TaskOptions
@@ -209,7 +210,8 @@ class TrainingRun(TrackedRun):
     ) -> Trainer:
         """The loop, or the loop with gates around it."""
         checkpoints = Checkpoints(self.folder / "checkpoints", self.trainer_options.keep_last)
-        observers = (self.console, TrackerObserver(tracker), *self.listeners)
+        own: tuple[Observer, ...] = (self.console, TrackerObserver(tracker))
+        observers = own + self.listeners
         facts = {"run_id": tracker.run_id}
         if self.gate is None:
             return Trainer(
