@@ -28,6 +28,7 @@ from recsys.data.numeric import RowSample, Scale
 from recsys.data.readers import Chunk
 from recsys.data.schema import MISSING, NUM_RESERVED, PADDING, Encoding, Field, Kind
 from recsys.data.vocabulary import Interner
+from recsys.feature_ranking.information import add_up
 from recsys.feature_ranking.rows import (
     HELD_OUT,
     NOT_COUNTED,
@@ -78,7 +79,7 @@ class ColumnCounts:
     @functools.cached_property
     def train(self) -> np.ndarray:
         """Training counts of values and classes, [V, K]."""
-        return self.counts[:, :HELD_OUT].sum(axis=1)
+        return add_up(self.counts[:, :HELD_OUT], 1)
 
     @property
     def held_out(self) -> np.ndarray:
@@ -139,7 +140,7 @@ class _Counter:
 
     def count(self) -> ColumnCounts:
         sampled: list[np.ndarray | Lists] = []
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.sha256()  # which processors compute themselves
         for file, chunk in chunks(self.rows, [self.field.name]):
             codes = self._codes(chunk)
             part = slice(chunk.start, chunk.start + chunk.num_rows)

@@ -31,9 +31,15 @@ from recsys.data.columns import Lists
 from recsys.data.readers import Chunk
 from recsys.data.schema import Field
 from recsys.feature_ranking.counts import ColumnCounts, library
-from recsys.feature_ranking.information import entropy, log_table, mutual_information, x_log_x
+from recsys.feature_ranking.information import (
+    add_up,
+    entropy,
+    log_table,
+    mutual_information,
+    x_log_x,
+)
 from recsys.feature_ranking.null import InformationNull, added
-from recsys.feature_ranking.rows import HELD_OUT, Rows, chunks, training_rows
+from recsys.feature_ranking.rows import Rows, chunks, training_rows
 
 NUM_CODES = 64
 """Codes of a column in a pair."""
@@ -250,7 +256,7 @@ def small_column(column: ColumnCounts) -> SmallColumn | None:
     """The column in few codes; None for lists, and for columns of very many values."""
     if isinstance(column.sample, Lists) or len(column.counts) > MAX_VALUES:
         return None
-    size = column.counts[:, :HELD_OUT].sum(axis=(1, 2))
+    size = add_up(column.train, 1)
     groups = np.full(len(size), NUM_CODES - 1, np.uint8)
     most = np.argsort(-size, kind="stable")[: NUM_CODES - 1]
     groups[most] = np.arange(len(most))

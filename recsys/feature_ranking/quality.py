@@ -19,7 +19,7 @@ import numpy as np
 
 from recsys.data.schema import MISSING, Kind
 from recsys.feature_ranking.counts import ColumnCounts
-from recsys.feature_ranking.information import entropy
+from recsys.feature_ranking.information import add_up, entropy
 from recsys.feature_ranking.score import ColumnScore
 
 RARE = (2, 5, 10, 20, 50, 100)
@@ -55,7 +55,7 @@ class ColumnQuality:
 
 def column_quality(column: ColumnCounts) -> ColumnQuality:
     """Describe a column from its counts."""
-    train, later = column.train.sum(axis=1), column.held_out.sum(axis=1)
+    train, later = add_up(column.train, 1), add_up(column.held_out, 1)
     n, m = float(train.sum()), float(later.sum())
     present = train > 0
     size = np.sort(train[present].astype(np.float64))[::-1]

@@ -25,6 +25,7 @@ import numpy as np
 
 from recsys.feature_ranking.counts import ColumnCounts, library
 from recsys.feature_ranking.information import (
+    add_up,
     log_table,
     mutual_information,
     standard_error,
@@ -93,10 +94,11 @@ class Scorer:
         if column.sums is not None:
             return self._score_number(column)
         train = column.train[:, self._present]
-        train = train[train.sum(axis=1) > 0]
+        size = add_up(train, 1)
+        train, size = train[size > 0], size[size > 0]
         information = mutual_information(train)
         if column.squares is None:
-            null = self._null.moments(train.sum(axis=1))
+            null = self._null.moments(size)
         else:
             null = uneven_null(column, self.rows, self._present)
         z, p = _tail(information, null)
@@ -140,8 +142,8 @@ class Scorer:
     def _learnt_and_unseen(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where there are no held-out rows, the last block stands in for them."""
         if self.rows.num_held_out:
-            return counts[:, :HELD_OUT].sum(axis=1), counts[:, HELD_OUT]
-        return counts[:, : NUM_BLOCKS - 1].sum(axis=1), counts[:, NUM_BLOCKS - 1]
+            return add_up(counts[:, :HELD_OUT], 1), counts[:, HELD_OUT]
+        return add_up(counts[:, : NUM_BLOCKS - 1], 1), counts[:, NUM_BLOCKS - 1]
 
     def _number_gain(self, column: ColumnCounts) -> float:
         assert column.sums is not None
@@ -190,7 +192,7 @@ class Scorer:
         # The tables are those of exact halves: a half-sample has its own size and label rate.
         rate = of_class[:, -1] / n - self.rows.class_counts[self._present][-1] / self.rows.num_train
         mean = (mean + rate * slope) * self._half_rows / n
-        values = int((counts.sum(axis=(1, 2)) > 0).sum())
+        values = int((add_up(add_up(counts, 1), 1) > 0).sum())
         coupled = values / max(values - 1, 1)  # of equally frequent values; exact for two
         variance = np.maximum(variance - linear**2, 0.0) * coupled
         return information - mean - STRICTNESS * np.sqrt(variance) * self._half_rows / n
@@ -238,8 +240,8 @@ def held_out_gain(learnt: np.ndarray, unseen: np.ndarray) -> float:
     strength = prior_strength(learnt)
     if math.isinf(strength):
         return 0.0
-    base, size = learnt.sum(axis=0) / n, learnt.sum(axis=1)
-    met = unseen.sum(axis=1) > 0
+    base, size = learnt.sum(axis=0) / n, add_up(learnt, 1)
+    met = add_up(unseen, 1) > 0
     rate = (learnt[met] + strength * base) / (size[met, None] + strength)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(base > 0, np.log(np.maximum(rate, 1e-300) / np.maximum(base, 1e-300)), 0.0)
@@ -254,14 +256,14 @@ def prior_strength(table: np.ndarray) -> float:
     Args:
         table: Counts [V, K].
     """
-    size = table.sum(axis=1)
+    size = add_up(table, 1)
     seen = size > 0
     table, size = table[seen], size[seen].astype(np.float64)
     n = size.sum()
     base = table.sum(axis=0) / n
     noise = float((base * (1 - base)).sum())
     off = table - size[:, None] * base
-    between = float((off**2 / size[:, None]).sum()) - (seen.sum() - 1) * noise
+    between = float((add_up(off**2, 1) / size).sum()) - (seen.sum() - 1) * noise
     room = n - float((size**2).sum()) / n
     return max(noise * room / between - 1, 1e-9) if between > 0 and room > 0 else math.inf
 
