@@ -43,8 +43,11 @@ PAIRS = ".interactions"
 """Function of a recipe's module that reads user-item pairs."""
 TRAINERS = {"cf": "ranking", "towers": "ranking"}
 """Choice of `trainer` for a family, where `default` is not meant for it."""
-FREE_FORM = ("data.fields.", "data.types.", "data.histories.", "data.nested.", "tasks.weights.")
-"""Mappings whose keys are the user's own column names."""
+FREE_FORM = (
+    "data.fields.", "data.types.", "data.histories.", "data.nested.", "tasks.weights.",
+    "search.space",
+)  # fmt: skip
+"""Mappings whose keys are the user's own: names of columns, or of what is searched."""
 
 if typing.TYPE_CHECKING:
     from recsys.data.interactions import Interactions
@@ -77,12 +80,17 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         ConfigError: a group, a choice or a key does not exist, or a value cannot be read; with the
             nearest that does.
     """
-    parsed = _parse(overrides)
+    parsed = _parse(_opened(overrides))
+    if config_name == "tune":
+        parsed = [(_seeds(text, override), override) for text, override in parsed]
     groups = [text for text, override in parsed if (CONFIGS / override.key_or_group).is_dir()]
     values = [(text, o) for text, o in parsed if text not in groups]
     chosen = {override.key_or_group for _, override in parsed}
     if config_name == "train" and "trainer" not in chosen:
         groups += [f"trainer={TRAINERS[family]}" for family in TRAINERS if family in chosen]
+    if config_name == "tune" and "search" not in chosen:
+        models = [str(o.value()) for _, o in parsed if o.key_or_group in FAMILIES]
+        groups += [f"search={model}" for model in models if model in options("search")]
     _check_choices([o for text, o in parsed if text in groups])
     base = _compose(config_name, groups)
     texts = []
@@ -92,9 +100,32 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
             texts.append(f"++{text.lstrip('+')}")
             continue
         if not override.is_add() and not override.is_force_add():
-            _check_key(base, key)
+            check_key(base, key)
         texts.append(text)
     return _compose(config_name, [*groups, *texts])
+
+
+def _opened(overrides: Sequence[str]) -> list[str]:
+    """An experiment that is a file, replaced by what it holds; what else is said wins over it."""
+    from recsys.experiment_file import is_path, read_experiment
+
+    name = "experiment="
+    files = [text for text in overrides if text.startswith(name) and is_path(text[len(name) :])]
+    rest = [text for text in overrides if text not in files]
+    said = {text.partition("=")[0].lstrip("+~") for text in rest}
+    opened = []
+    for text in files:
+        groups, values = read_experiment(Path(text[len(name) :].strip("'\"")))
+        opened += [f"{group}={choice}" for group, choice in groups.items() if group not in said]
+        opened += values
+    return [*opened, *rest]
+
+
+def _seeds(text: str, override: Override) -> str:
+    """`seed=range(5)` and `seed=0,1,2` are Hydra's grids; a search takes them as its seeds."""
+    if override.key_or_group != "seed" or not override.is_sweep_override():
+        return text
+    return f"seed=[{','.join(str(one) for one in override.sweep_iterator())}]"
 
 
 def _parse(overrides: Sequence[str]) -> list[tuple[str, Override]]:
@@ -135,8 +166,12 @@ def _check_choices(overrides: Sequence[Override]) -> None:
                 )
 
 
-def _check_key(base: DictConfig, key: str) -> None:
-    """Walk a dotted key down the configuration; name the nearest key where it leaves it."""
+def check_key(base: DictConfig, key: str) -> None:
+    """Walk a dotted key down the configuration.
+
+    Raises:
+        ConfigError: it is not there; the message names the nearest key that is.
+    """
     node: Any = base
     done: list[str] = []
     for part in key.split("."):
@@ -195,6 +230,8 @@ def help_text(config_name: str) -> str:
     """The docstring of the running pipeline, the choices of its groups, and its keys."""
     doc = (sys.modules["__main__"].__doc__ or "").strip()
     text = (CONFIGS / f"{config_name}.yaml").read_text()
+    if re.search(r"^  - train\b", text, re.MULTILINE):  # what training takes, and more
+        text = (CONFIGS / "train.yaml").read_text() + text
     groups = [g for g in re.findall(r"^  - (\w+):", text, re.MULTILINE) if options(g)]
     lines = [doc, "", "Choices (group=option):"]
     lines += [f"  {group:<11}{' '.join(options(group))}" for group in groups]

@@ -1,0 +1,55 @@
+"""Search for the hyperparameters of a click model or a model of several labels, on validation rows.
+
+    python -m pipelines.tune ctr=autoint
+    python -m pipelines.tune ctr=dcnv2 data=parquet data.path=clicks.parquet data.label=clicked
+    python -m pipelines.tune ctr=autoint search.trials=200 search.minutes=60 search.patience=40
+    python -m pipelines.tune ctr=autoint search.space.optimizer.lr.high=0.05 search.pruner=none
+    python -m pipelines.tune ctr=autoint 'seed=range(3)' search.finalists=3 search.final_seeds=5
+    python -m pipelines.tune ctr=autoint data=criteo data.source=<folder> search.features=rank
+    python -m pipelines.tune ctr=autoint search.storage=postgresql://host/optuna
+    python -m pipelines.train experiment=<output_dir>/best.yaml
+
+The same command goes on where it was stopped, by Ctrl-C or by a power cut, and may run several
+times at once: trials are divided, a trial whose process is gone is taken over. A trial that
+diverges, does not fit in memory or is refused by the model has failed, with its reason; the search
+goes on.
+
+What decides is trainer.monitor at its best validation, the mean over seeds where there are several.
+Test rows are never read: train the best configuration to see its test metrics.
+
+Writes to output_dir
+    best.yaml              the best configuration, an experiment for pipelines.train
+    trials.csv             every trial: state, value, seconds, parameters, reason of a failure
+    result.json            the same of the whole, for programs
+    plots/                 history, importance, value by key; each with its numbers
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from recsys import config
+from recsys.errors import ConfigError
+
+
+def tune(cfg: DictConfig) -> dict[str, Any]:
+    """Search; the checks that need nothing heavy come first.
+
+    Returns:
+        What `result.json` holds.
+    """
+    family, _ = config.chosen_model(cfg)
+    if family not in ("ctr", "mtl"):
+        raise ConfigError(
+            f"pipelines.tune searches for ctr and mtl models, not {family} models. For those, try "
+            "a grid: python -m pipelines.train -m cf=lightgcn optimizer.lr=0.001,0.005."
+        )
+    from pipelines.tuning_run import TuningRun
+
+    return TuningRun(cfg, family).run()
+
+
+if __name__ == "__main__":
+    config.main(tune, "tune")

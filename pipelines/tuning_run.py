@@ -1,0 +1,450 @@
+"""One search from configuration to result, in the order in which a person reads about it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from omegaconf import DictConfig, OmegaConf, open_dict
+from optuna.trial import FrozenTrial, TrialState
+
+import recsys
+from pipelines.boosting_run import BoostingRun
+from pipelines.tracked_run import OUTPUTS, chosen_spec, loggable
+from pipelines.training_run import TrainingRun
+from pipelines.trial_run import TrialData, TrialPlace, refuse_ranks, run_trial
+from recsys import config
+from recsys.data.atomic import write_text_whole
+from recsys.data.prepare import Prepared
+from recsys.errors import ConfigError
+from recsys.experiment_file import as_experiment, write_experiment
+from recsys.tracking.console import Console
+from recsys.tracking.figures import Subject, save_figure
+from recsys.tracking.format import duration
+from recsys.tracking.names import experiment_name
+from recsys.tracking.run import open_tracker
+from recsys.tracking.store import resolve_uri, sqlite_path
+from recsys.tracking.tracker import Tracker
+from recsys.training.plateau import HIGHER_IS_BETTER
+from recsys.tuning import history
+from recsys.tuning import ranked_columns as ranked
+from recsys.tuning.options import RANK, SearchOptions
+from recsys.tuning.space import Dimension, check_space, decoded, parse_space
+from recsys.tuning.study import best_first, num_taken, open_study, search, sqlite_file
+
+SHOWN = 5
+"""Best configurations in the last table."""
+
+
+class TuningRun:
+    """Everything that one `python -m pipelines.tune` does.
+
+    Args:
+        cfg: Composed configuration.
+        family: `ctr` or `mtl`.
+
+    Raises:
+        ConfigError: a key of the space does not exist, or a value is out of range; nothing has been
+            read yet.
+    """
+
+    def __init__(self, cfg: DictConfig, family: str) -> None:
+        refuse_ranks()
+        self.family = family
+        self.options = config.build_options(SearchOptions, cfg.search, "search")
+        self.seeds = chosen_seeds(cfg.seed)
+        self.base = cfg.copy()
+        with open_dict(self.base):
+            del self.base["search"]
+        self.base.seed = self.seeds[0]
+        self.base.console = "none"
+        self.cfg = cfg
+        self.spec = chosen_spec(self.base, family)
+        run = (BoostingRun if self.spec.boosted else TrainingRun)(self.base, family)
+        self.trainer_options = run.trainer_options
+        self.monitor = self.trainer_options.monitor
+        self.maximize = HIGHER_IS_BETTER.get(self.monitor, True)
+        self.space = check_space(parse_space(self.options.space), config.plain(self.base))
+        if not self.space and self.options.features is None:
+            raise ConfigError(
+                "the space is empty: choose one, search=autoint, or name keys, "
+                "'search.space={optimizer.lr: {low: 1e-4, high: 1e-2, log: true}}'."
+            )
+        if self.options.features and "data.top" in {one.key for one in self.space}:
+            raise ConfigError("search.features searches data.top; take it out of search.space.")
+
+    def run(self) -> dict[str, Any]:
+        """Prepare, search, repeat, write."""
+        begin = time.monotonic()
+        with Console(self.cfg.console) as self.console:
+            self.console.banner(
+                f"recsys {recsys.__version__} - tuning {self.spec.class_name} - seed"
+                f"{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+            )
+            self.data = TrialData(self.console)
+            whole = self.data.of(self.base, self.family)
+            if whole.val is None:
+                raise ConfigError(
+                    f"{whole.name} has no validation rows, by which configurations are compared. "
+                    "Set data.val_fraction=0.1, or data.val_path=<file>."
+                )
+            self.console.prepared(whole)
+            self.subject = Subject(self.spec.class_name, whole.name, whole.train.num_rows)
+            self.columns, spent = self.ranked_columns(whole)
+            self.open(whole)
+            if spent and "preparation" not in self.study.user_attrs:
+                self.study.set_user_attr("preparation", spent)
+            with self.tracker(whole) as self.parent:
+                try:
+                    self.search(time.monotonic() - begin)
+                except KeyboardInterrupt as stopped:
+                    self.write(partial=True)
+                    raise KeyboardInterrupt(
+                        f"stopped after {num_taken(self.study)} trials; the same command goes on"
+                    ) from stopped
+                return self.write()
+
+    # -- before the first trial ----------------------------------------------------------------
+
+    def ranked_columns(self, data: Prepared) -> tuple[ranked.RankedColumns | None, float]:
+        """The columns to choose among, and the seconds that ranking them took."""
+        if self.options.features is None:
+            return None, 0.0
+        begin = time.monotonic()
+        path = Path(self.options.features)
+        if self.options.features == RANK:
+            path = OUTPUTS / data.name / "ranking" / f"for-{data.digest}" / "ranking.csv"
+            if not path.is_file():
+                self.rank(path.parent)
+        found = ranked.read_columns(path, self.options.shrink)
+        there = data.pipeline.schema.names
+        unknown = sorted(set(found.names) - set(there))
+        if unknown:
+            raise ConfigError(
+                f"search.features={path} ranks {', '.join(unknown[:5])}, which {data.name} has "
+                "not. Rank its own columns: search.features=rank."
+            )
+        self.console.note(
+            f"columns: {len(found.names)} of {len(there)} are searched, best first "
+            f"{', '.join(found.names[:5])} ...; sizes {', '.join(map(str, found.sizes[:12]))}"
+            f"{' ...' if len(found.sizes) > 12 else ''}"
+        )
+        return found, time.monotonic() - begin
+
+    def rank(self, folder: Path) -> None:
+        """Rank the columns by the training rows, as `pipelines.rank_features` does."""
+        from pipelines.rank_features import rank_features
+
+        node = {**config.plain(self.base.data), "features": None, "top": None}
+        cfg = config.compose("rank_features", ["tracking=none", "console=none"])
+        with open_dict(cfg):
+            cfg.data = OmegaConf.create(node)
+        cfg.ranking.halves = 0  # how stable ranks are is for people to read
+        cfg.output_dir = str(folder)
+        self.console.note("ranking the columns by the training rows")
+        rank_features(cfg)
+
+    def open(self, data: Prepared) -> None:
+        """The study, its folder, and what is there of it already."""
+        what: dict[str, Any] = {
+            **config.plain(self.base), "seeds": self.seeds,
+            "space": {one.key: str(one.distribution) for one in self.space},
+            "columns": self.columns and [self.columns.names, self.columns.sizes],
+        }  # fmt: skip
+        fingerprint = config.identity(OmegaConf.create(what))
+        name = self.options.study or f"{data.name}-{self.spec.stem}-{fingerprint[:8]}"
+        self.study = open_study(
+            self.options, self.storage(), name, fingerprint, self.maximize,
+            self.trainer_options.epochs,
+        )  # fmt: skip
+        given = self.cfg.output_dir
+        self.folder = Path(given) if given else OUTPUTS / data.name / "tune" / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done, total = num_taken(self.study), self.options.trials
+        of = f" of {total}" if total else ""
+        if done:
+            self.console.note(f"continuing study {name}: {done}{of} trials done")
+        else:
+            self.console.note(f"study {name}: {', '.join(one.key for one in self.dimensions())}")
+        self.console.note(f"output {self.folder}   storage {shown_storage(self.storage())}")
+
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """The space, with the number of columns where that is searched."""
+        return self.space if self.columns is None else (self.columns.dimension, *self.space)
+
+    def storage(self) -> str:
+        """The Optuna storage: the one named, or SQLite beside the MLflow store."""
+        if self.options.storage:
+            return self.options.storage
+        beside = sqlite_path(resolve_uri(self.base.tracking.get("uri")))
+        folder = OUTPUTS.absolute() if beside is None else beside.parent
+        return f"sqlite:///{folder / 'optuna.db'}"
+
+    @contextmanager
+    def tracker(self, data: Prepared) -> Iterator[Tracker]:
+        """The run in MLflow whose children the trials are; every process adds to the same."""
+        uri = resolve_uri(self.base.tracking.get("uri"))
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes that start, one makes the run
+            kept = self.study.user_attrs.get("mlflow")
+            tracked = self.base.tracking.kind != "none"
+            known = kept["run_id"] if tracked and kept and kept["uri"] == uri else None
+            opened = open_tracker(
+                self.base.tracking.kind,
+                experiment=experiment_name(data.name),
+                run_name=f"tune-{self.spec.stem}-{datetime.now():%Y%m%d-%H%M%S}",
+                uri=self.base.tracking.get("uri"),
+                tags={"model": self.spec.stem, "family": self.family, "dataset": data.name,
+                      "task": "tune", "sweep": self.study.study_name,
+                      **config.plain(self.base.tracking.get("tags") or {})},
+                resume_run_id=known,
+                notify=self.console.note,
+            )  # fmt: skip
+            with opened as tracker:
+                if tracked and known is None:
+                    self.study.set_user_attr("mlflow", {"run_id": tracker.run_id, "uri": uri})
+                    tracker.log_params(
+                        {**loggable(self.base), "search": config.plain(self.cfg.search)}
+                    )
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                yield tracker
+
+    # -- the search ------------------------------------------------------------------------------
+
+    def search(self, spent: float) -> None:
+        """Try configurations, then repeat the best."""
+        plan = lambda study: None  # noqa: E731
+        if self.columns is not None and self.columns.halving:
+            plan = ranked.Halving(self.columns, max(self.options.startup_trials // 2, 3))
+        search(self.study, self.objective, self.options, self.tell, plan, spent)
+        self.repeat_best()
+
+    def configuration(self, params: dict[str, Any], seed: int) -> DictConfig:
+        """The training configuration of a trial's parameters."""
+        cfg = self.base.copy()
+        cfg.seed = seed
+        for one in self.dimensions():
+            value = one.value(params[one.key])
+            if self.columns is not None and one.key == ranked.KEY:
+                cfg.data.features, cfg.data.top = self.columns.taken(value), None
+            else:
+                OmegaConf.update(cfg, one.key, value)
+        return cfg
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Mean over the seeds; only the first one's run can be stopped early."""
+        for one in self.dimensions():
+            one.suggest(trial)
+        values: list[float] = []
+        results = []
+        for at, seed in enumerate(self.seeds):
+            result = self.train(trial.number, trial.params, seed, trial if at == 0 else None)
+            results.append(result)
+            values.append(result["value"])
+        trial.set_user_attr("values", dict(zip(map(str, self.seeds), values, strict=True)))
+        names = [name for name in results[0]["metrics"] if name.count("/") == 0]
+        trial.set_user_attr(
+            "metrics",
+            {name: mean_of(one["metrics"].get(name) for one in results) for name in names},
+        )
+        for name in ("num_parameters", "epochs", "train_rows_per_second"):
+            trial.set_user_attr(name, results[0][name])
+        return mean_of(values)
+
+    def train(
+        self, number: int, params: dict[str, Any], seed: int, trial: optuna.Trial | None
+    ) -> dict[str, Any]:
+        """One run of a configuration."""
+        cfg = self.configuration(params, seed)
+        name = f"trial-{number:03d}" + (f"-seed{seed}" if len(self.seeds) > 1 or not trial else "")
+        tracked = self.base.tracking.kind != "none"
+        place = TrialPlace(
+            data=self.data.of(cfg, self.family),
+            folder=self.folder / name,
+            name=name,
+            parent_run_id=self.parent.run_id if tracked else None,
+            tags={"sweep": self.study.study_name, "trial": number},
+        )
+        return run_trial(cfg, self.family, place, trial)
+
+    def repeat_best(self) -> None:
+        """Train the finalists on further seeds; their values are kept with the study."""
+        seeds = [self.seeds[0] + more for more in range(self.options.final_seeds)]
+        for trial in best_first(self.study)[: self.options.finalists]:
+            key = f"final-{trial.number}"
+            values = {**trial.user_attrs["values"], **self.study.user_attrs.get(key, {})}
+            for seed in seeds:
+                if str(seed) not in values:
+                    values[str(seed)] = self.train(trial.number, trial.params, seed, None)["value"]
+                    self.study.set_user_attr(key, values)
+            self.study.set_user_attr(key, values)
+            self.console.note(
+                f"trial {trial.number} on {len(values)} seeds: "
+                f"{self.monitor} {spread(list(values.values()))}"
+            )
+
+    def tell(self, trial: FrozenTrial) -> None:
+        """One line per trial, and the best so far in MLflow."""
+        best = best_first(self.study)
+        of = f"/{self.options.trials}" if self.options.trials else ""
+        line = f"{num_taken(self.study)}{of}  trial {trial.number} {history.STATES[trial.state]}"
+        if trial.value is not None:
+            line += f"  {self.monitor} {trial.value:.5f}"
+        if best:
+            mark = " best" if best[0].number == trial.number else f" (best {best[0].value:.5f})"
+            line += mark
+            if best[0].value is not None:
+                self.parent.log_metrics({f"best/{self.monitor}": best[0].value}, trial.number)
+        if trial.duration is not None:
+            line += f"  {duration(trial.duration.total_seconds())}"
+        chosen = "  ".join(f"{k}={short(decoded(v))}" for k, v in trial.params.items())
+        self.console.note(f"{line}  {chosen}")
+        if trial.state == TrialState.FAIL:
+            self.console.warn(f"  {trial.user_attrs.get('reason')}")
+
+    # -- the result ------------------------------------------------------------------------------
+
+    def write(self, partial: bool = False) -> dict[str, Any]:
+        """Table, figures, and the best configuration."""
+        table = history.trial_table(self.study)
+        if not len(table):
+            return {}
+        write_text_whole(self.folder / "trials.csv", table.write_csv())
+        plots = self.folder / "plots"
+        save_figure(*history.history_plot(self.subject, table, self.monitor), plots / "history")
+        found = history.importances(self.study)
+        if found:
+            save_figure(*history.importance_plot(self.subject, found), plots / "importance")
+        keys = list(found) or [one.key for one in self.dimensions()]
+        log = [one.key for one in self.space if getattr(one.distribution, "log", False)]
+        drawn = history.slice_plot(self.subject, table, keys, self.monitor, log)
+        save_figure(*drawn, plots / "slices")
+        states = {str(k): int(v) for k, v in table["state"].value_counts().iter_rows()}
+        result: dict[str, Any] = {
+            "study": self.study.study_name, "storage": shown_storage(self.storage()),
+            "run_id": self.parent.run_id, "monitor": self.monitor, "seeds": self.seeds,
+            "trials": states, "elapsed": float(table["elapsed"].to_numpy().max()),
+            "importance": found, "output_dir": str(self.folder),
+        }  # fmt: skip
+        ranking = self.ranking()
+        if ranking:
+            result |= self.write_best(*ranking[0])
+        write_text_whole(self.folder / "result.json", json.dumps(result, indent=1))
+        for name in ("trials.csv", "result.json", "best.yaml"):
+            if (self.folder / name).is_file():
+                self.parent.log_artifact(self.folder / name)
+        self.parent.log_artifact(plots, "plots")
+        if not partial:
+            self.show(ranking, states)
+        return result
+
+    def ranking(self) -> list[tuple[FrozenTrial, list[float]]]:
+        """Trials with their values over seeds, the best mean first; finalists before others."""
+        found = []
+        for trial in best_first(self.study):
+            final = self.study.user_attrs.get(f"final-{trial.number}")
+            values = list((final or trial.user_attrs.get("values", {"": trial.value})).values())
+            found.append(
+                (final is None, (-1 if self.maximize else 1) * mean_of(values), trial, values)
+            )
+        found.sort(key=lambda one: (one[0], one[1], one[2].number))
+        return [(trial, values) for _, _, trial, values in found]
+
+    def write_best(self, trial: FrozenTrial, values: Sequence[float]) -> dict[str, Any]:
+        """The experiment file, and the facts of the best trial."""
+        cfg = self.configuration(trial.params, self.seeds[0])
+        path = self.folder / "best.yaml"
+        write_experiment(
+            path, *as_experiment(config.plain(cfg)),
+            [
+                f"python -m pipelines.train experiment={path}",
+                f"Trial {trial.number} of study {self.study.study_name}: validation {self.monitor} "
+                f"{spread(values)}.",
+            ],
+        )  # fmt: skip
+        return {
+            "best": {
+                "trial": trial.number, "value": mean_of(values), "values": list(values),
+                "first_seed_value": trial.user_attrs["values"][str(self.seeds[0])],
+                "params": {k: decoded(v) for k, v in trial.params.items()},
+                "metrics": trial.user_attrs["metrics"],
+            },
+            "experiment": str(path),
+        }  # fmt: skip
+
+    def show(self, ranking: list[tuple[FrozenTrial, list[float]]], states: dict[str, int]) -> None:
+        """The best configurations, and what to do with them."""
+        told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        if not ranking:
+            self.console.warn(f"no trial has a value ({told}); see {self.folder / 'trials.csv'}")
+            return
+        keys = [one.key for one in self.dimensions()]
+        rows = [
+            [trial.number, spread(values), *(short(decoded(trial.params.get(k))) for k in keys)]
+            for trial, values in ranking[:SHOWN]
+        ]
+        self.console.table(f"Best of {told}", ["trial", self.monitor, *keys], rows)
+        if sqlite_file(self.storage()) is None:
+            self.console.note("trials of other machines that are still running are not counted")
+        self.console.note(f"saved in {self.folder}   {self.parent.url}")
+        self.console.note(f"next: python -m pipelines.train experiment={self.folder / 'best.yaml'}")
+
+
+def chosen_seeds(given: Any) -> list[int]:
+    """The seeds of `seed=3` or `seed=[0,1,2]`.
+
+    Raises:
+        ConfigError: something else.
+    """
+    seeds = config.plain(given)
+    seeds = seeds if isinstance(seeds, list) else [seeds]
+    whole = all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in seeds)
+    if not seeds or not whole or len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"seed={given} must be a whole number, or several different ones: seed=range(3), "
+            "seed=[0,1,2]."
+        )
+    return seeds
+
+
+def mean_of(values: Any) -> float:
+    """Mean of numbers; None counts as absent."""
+    found = [float(one) for one in values if one is not None]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def spread(values: Sequence[float]) -> str:
+    """A mean with its standard deviation over seeds.
+
+    Example:
+        >>> spread([0.5]), spread([0.4, 0.6])
+        ('0.50000', '0.50000 +- 0.14142 (n=2)')
+    """
+    if len(values) == 1:
+        return f"{values[0]:.5f}"
+    return f"{np.mean(values):.5f} +- {np.std(values, ddof=1):.5f} (n={len(values)})"
+
+
+def short(value: Any) -> str:
+    """A parameter in a line.
+
+    Example:
+        >>> short(0.00123456), short([400, 400])
+        ('0.00123', '[400, 400]')
+    """
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shown_storage(storage: str) -> str:
+    """A storage without its password."""
+    from recsys.tracking.store import shown
+
+    return shown(storage)

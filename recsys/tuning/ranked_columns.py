@@ -1,0 +1,204 @@
+"""Searching over columns by their ranking: how many of the best, instead of which of all.
+
+A table of F columns has 2^F subsets; along a ranking it has F, of which a few sizes are enough. The
+space is cut down before the first trial:
+
+    columns that tell nothing above chance, and copies of others, are left out; two columns that
+    tell something only together count as what they tell together
+    sizes are halved from all that is left: K, K/2, K/4, ...
+    the first trials are drawn at the smallest size, where they are cheap; the best third of them is
+    tried again at the next size, and so on (successive halving over columns instead of epochs)
+
+What is known of the columns is the ranking of `pipelines.rank_features`, made from training rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from optuna import Study
+from optuna.distributions import CategoricalDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from recsys.data.options import read_ranking
+from recsys.errors import ConfigError
+from recsys.tuning.space import Dimension
+from recsys.tuning.study import superseded
+
+KEY = "data.top"
+"""The number of columns, among the parameters of a trial."""
+RUNG = "rung"
+FROM = "from"
+"""User attributes of the first trials: their rung, and the trial whose parameters they have."""
+MOST_FALSE = 0.05
+SMALLEST = 3
+PROMOTED = 3
+"""One in so many trials of a size is tried again at the next."""
+
+
+@dataclass(frozen=True)
+class RankedColumns:
+    """Columns in the order in which they are taken.
+
+    Args:
+        names: Best first.
+        sizes: Numbers of columns that are tried, ascending.
+        dropped: Columns that are not tried.
+        halving: Begin at the smallest size.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    dropped: tuple[str, ...] = ()
+    halving: bool = True
+
+    @property
+    def dimension(self) -> Dimension:
+        """The number of columns as a part of the space."""
+        return Dimension(KEY, CategoricalDistribution(self.sizes))
+
+    def taken(self, size: int) -> list[str]:
+        """The best `size` columns."""
+        return list(self.names[:size])
+
+
+def read_columns(path: Path, shrink: bool) -> RankedColumns:
+    """Read a ranking.
+
+    Args:
+        path: `ranking.csv` of `pipelines.rank_features`, with `pairs.csv` beside it; or any list
+            that `data.features` takes, of which nothing is dropped.
+        shrink: Leave out what is not above chance, and start with few columns. Otherwise every
+            column stays and every number of them may be tried.
+
+    Raises:
+        ConfigError: the file cannot be read, or nothing in it is above chance.
+    """
+    names = read_ranking(path)
+    if not names:
+        raise ConfigError(f"search.features={path} names no column.")
+    if not shrink:
+        return RankedColumns(tuple(names), tuple(range(1, len(names) + 1)), halving=False)
+    partners: dict[str, str] = {}
+    kept = list(names)
+    if path.suffix == ".csv":
+        table = pl.read_csv(path, infer_schema_length=None)
+        if {"feature", "excess", "q", "score"} <= set(table.columns):
+            kept, partners = _above_chance(table, _pairs(path.with_name("pairs.csv"), len(names)))
+    if not kept:
+        raise ConfigError(
+            f"search.features={path}: no column tells more than chance. Look at the report beside "
+            "it, or search over all columns: search.shrink=false."
+        )
+    dropped = tuple(name for name in names if name not in kept)
+    return RankedColumns(tuple(kept), _sizes(kept, partners), dropped)
+
+
+def _above_chance(
+    table: pl.DataFrame, pairs: list[tuple[str, str, float]]
+) -> tuple[list[str], dict[str, str]]:
+    """Columns by what they tell alone or in a pair, and the partner of those that need one."""
+    flags = (
+        table["flags"].fill_null("") if "flags" in table.columns else pl.Series([""] * len(table))
+    )
+    worth: dict[str, float] = {}
+    copies: set[str] = set()
+    for row, flag in zip(table.iter_rows(named=True), flags, strict=True):
+        if "same as " in flag:
+            copies.add(row["feature"])
+        elif row["excess"] > 0 and row["q"] <= MOST_FALSE:
+            worth[row["feature"]] = float(row["excess"])
+    partners: dict[str, str] = {}
+    for first, second, told in pairs:
+        if {first, second} & copies:
+            continue
+        for name, other in ((first, second), (second, first)):
+            if told > worth.get(name, 0.0):
+                worth[name] = told
+                partners[name] = other
+    place = {name: at for at, name in enumerate(table["feature"])}
+    return sorted(worth, key=lambda name: (-worth[name], place[name])), partners
+
+
+def _pairs(path: Path, num_columns: int) -> list[tuple[str, str, float]]:
+    """Pairs whose interaction is above chance, were every pair of columns tried."""
+    if not path.is_file():
+        return []
+    table = pl.read_csv(path, infer_schema_length=None)
+    tried = num_columns * (num_columns - 1) / 2
+    return [
+        (str(row["first"]), str(row["second"]), float(row["interaction"]))
+        for row in table.iter_rows(named=True)
+        if row["p"] * tried <= MOST_FALSE
+    ]
+
+
+def _sizes(names: list[str], partners: dict[str, str]) -> tuple[int, ...]:
+    """K, K/2, K/4, ...; a size that would part a pair takes one column more."""
+    sizes = {len(names)}
+    size = len(names)
+    while (size := -(-size // 2)) >= SMALLEST and size < len(names):
+        cut = size
+        while cut < len(names) and partners.get(names[cut - 1]) == names[cut]:
+            cut += 1
+        sizes.add(cut)
+        if size == SMALLEST:
+            break
+    return tuple(sorted(sizes))
+
+
+class Halving:
+    """Queues the first trials of a search over ranked columns.
+
+    Every step is a function of the trials that there are, so that any process can take it.
+
+    Args:
+        columns: Their sizes are the rungs.
+        trials: Drawn at the smallest size.
+    """
+
+    def __init__(self, columns: RankedColumns, trials: int) -> None:
+        self.columns = columns
+        self.counts = [trials]
+        for _ in columns.sizes[1:]:
+            self.counts.append(max(self.counts[-1] // PROMOTED, 1))
+
+    def __call__(self, study: Study) -> None:
+        """Queue the next trial, unless one is waiting or every rung is full."""
+        trials = study.get_trials(deepcopy=False)
+        if any(one.state == TrialState.WAITING for one in trials):
+            return
+        gone = superseded(trials)
+        rungs: list[list[FrozenTrial]] = [[] for _ in self.counts]
+        for one in trials:
+            if RUNG in one.user_attrs and one.number not in gone:
+                rungs[int(one.user_attrs[RUNG])].append(one)
+        for rung, count in enumerate(self.counts):
+            if len(rungs[rung]) < count:
+                below = _best_first(study, rungs[rung - 1]) if rung else []
+                promoted = {one.user_attrs.get(FROM) for one in rungs[rung]}
+                chosen = [one for one in below if one.number not in promoted]
+                self._queue(study, rung, chosen[0] if chosen else None)
+                return
+
+    def _queue(self, study: Study, rung: int, source: FrozenTrial | None) -> None:
+        size = {KEY: self.columns.sizes[rung]}
+        if source is None:
+            study.enqueue_trial(size, user_attrs={RUNG: rung})
+        else:
+            attributes = {RUNG: rung, FROM: source.number}
+            study.enqueue_trial({**source.params, **size}, user_attrs=attributes)
+
+
+def _best_first(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that ended with a value; a trial that was stopped early comes after those that ran."""
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+    ended = [
+        (one.state != TrialState.COMPLETE, sign * one.value, one.number, one)
+        for one in trials
+        if one.value is not None
+    ]
+    return [one for *_, one in sorted(ended, key=lambda entry: entry[:3])]
