@@ -7,7 +7,8 @@
 Recall against exact search and the latency of single queries are measured over a range of efforts,
 and the least effort that reaches retrieval.min_recall is taken; users of the export are the queries
 where there are any. output_dir gets the index (band-*.faiss, ids.parquet) and its card, index.json;
-the curve of recall and latency lies beside it in plots/, and in MLflow.
+the curve of recall and latency lies beside it in plots/, and in MLflow. A changed index is measured
+again, against exact search over what it holds now.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from recsys import config
 from recsys.errors import ConfigError, SchemaError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from recsys.retrieval.build import Built
     from recsys.retrieval.exported import ExportedVectors
     from recsys.retrieval.options import RetrievalOptions
+    from recsys.retrieval.remeasure import Remeasured
     from recsys.tracking.console import Console
 
 
@@ -167,6 +171,8 @@ def change_index(cfg: DictConfig, output: Path, console: Console) -> dict[str, A
     from recsys.retrieval.exported import ExportedVectors
     from recsys.retrieval.external_ids import read_ids
     from recsys.retrieval.index_folder import load_index, save_index
+    from recsys.retrieval.options import RetrievalOptions
+    from recsys.retrieval.remeasure import measure_again
 
     if cfg.add is None and cfg.remove is None:
         raise ConfigError(f"index={cfg.index}: nothing to change. Give add=, remove= or both.")
@@ -176,7 +182,7 @@ def change_index(cfg: DictConfig, output: Path, console: Console) -> dict[str, A
     if cfg.remove is not None:
         gone = read_ids(str(cfg.remove), "id", index.ids.type, "item")
         index.remove(gone)
-    added = 0
+    added, users = 0, None
     if cfg.add is not None:
         new = ExportedVectors.open(Path(str(cfg.add)))
         new.verify()
@@ -187,16 +193,47 @@ def change_index(cfg: DictConfig, output: Path, console: Console) -> dict[str, A
             )
         index.add(new.ids, np.concatenate(list(new.blocks(65_536))))
         added = len(new)
+        users = new.sibling("users") if new.name == "items" else None
     before = card.get("changed", {"added": 0, "removed": 0})
     changed = {"added": before["added"] + added, "removed": before["removed"] + len(gone)}
-    kept = ("facts", "table", "embeddings_digest", "retrieval", "measured")
+    kept = ("facts", "table", "embeddings_digest", "retrieval")
     about = {key: card[key] for key in kept if key in card}
+    options = config.build_options(RetrievalOptions, card["retrieval"], "retrieval")
+    queries = None if users is None else users.take(_drawn(len(users), options))
+    found = measure_again(index, options, queries) if len(index) else None
+    if found is not None:
+        about["measured"] = {
+            "k": found.k,
+            "queries": found.queries_from,
+            "chosen": found.chosen.as_dict(),
+            "points": [point.as_dict() for point in found.points],
+        }
     card = save_index(index, output, {**about, "changed": changed})
     console.note(
-        f"{added:,} added, {len(gone):,} removed: {len(index):,} left, in {output}. Recall was "
-        "measured before; build anew when much has changed."
+        f"{added:,} added, {len(gone):,} removed: {len(index):,} left, in {output}. "
+        + _recall_now(found, options)
     )
     return {"folder": str(output), "card": card}
+
+
+def _drawn(rows: int, options: RetrievalOptions) -> np.ndarray:
+    """Queries to measure with."""
+    import numpy as np
+
+    rng = np.random.default_rng(options.seed)
+    return np.sort(rng.choice(rows, min(options.queries, rows), replace=False))
+
+
+def _recall_now(found: Remeasured | None, options: RetrievalOptions) -> str:
+    if found is None:
+        return "It holds codes alone, so its recall is not known any more: build anew."
+    text = (
+        f"recall@{found.k} {found.chosen.recall:.4f} at effort {found.chosen.effort}, by "
+        f"{found.queries_from}"
+    )
+    if found.reached:
+        return f"{text}."
+    return f"{text}: BELOW retrieval.min_recall={options.min_recall}. Build anew."
 
 
 if __name__ == "__main__":

@@ -117,6 +117,27 @@ def search(
     return scores, rows
 
 
+def stored_rows(index: faiss.Index, start: int, count: int) -> np.ndarray | None:
+    """Rows as the index holds them, [count, D] float32: of `ivfpq` its 8-bit numbers, None where
+    it has codes alone."""
+    known = faiss.downcast_index(index)
+    base = inner(index)
+    if isinstance(known, faiss.IndexRefine):
+        refined: np.ndarray = faiss.downcast_index(known.refine_index).reconstruct_n(start, count)
+        return refined
+    if isinstance(base, faiss.IndexIVFPQ):
+        return None
+    if not isinstance(base, faiss.IndexIVF):
+        rows: np.ndarray = index.reconstruct_n(start, count)
+        return rows
+    base.make_direct_map(True)  # where each row lies, which lists do not say
+    try:
+        listed: np.ndarray = index.reconstruct_n(start, count)
+    finally:
+        base.make_direct_map(False)
+    return listed
+
+
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     """Let Faiss use so many threads in a block."""

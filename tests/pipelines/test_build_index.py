@@ -97,7 +97,7 @@ def test_every_kind(kind: str, tmp_path: Path) -> None:
     assert len(load_index(tmp_path / "index").index) == 600
 
 
-def test_changes_of_an_index(tmp_path: Path) -> None:
+def test_changes_of_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export_matrix(tmp_path / "export", clustered(100), INNER_PRODUCT)
     build(f"embeddings={tmp_path / 'export'}", f"output_dir={tmp_path / 'index'}")
     new = clustered(5, seed=3)
@@ -114,6 +114,8 @@ def test_changes_of_an_index(tmp_path: Path) -> None:
         f"output_dir={tmp_path / 'changed'}",
     )["card"]  # fmt: skip
     assert changed["changed"] == {"added": 5, "removed": 5}
+    assert changed["measured"]["chosen"]["recall"] == 1.0  # compared one by one
+    assert "recall@10 1.0000" in capsys.readouterr().out
     loaded = load_index(tmp_path / "changed").index
     assert len(loaded) == 100
     best = loaded.search(100 * new, 1).positions[:, 0]
