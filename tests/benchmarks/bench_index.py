@@ -9,6 +9,7 @@ synthetic   clustered vectors of width 64 and length 1, queries from the same cl
 norms       the same directions with log-normal lengths: inner product by bands of like length
             (what the library builds), by one plain HNSW graph, and by one after the reduction to
             distances (a further dimension that gives all vectors one length)
+            (MiB: of the files; held: what a process that loads the index and searches it grows by)
 served      recall@20 of all test users through the index against the evaluator's exact one
 export      rows per second and peak memory of writing the table of a field
 """
@@ -26,12 +27,14 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recsys.retrieval.build import fitted_index
 from recsys.retrieval.export import export_tables
 from recsys.retrieval.exported import ExportedVectors
-from recsys.retrieval.index_folder import save_index
+from recsys.retrieval.index_folder import load_index, save_index
 from recsys.retrieval.measure import cheapest, exact_lists, latencies, measure, recall
 from recsys.retrieval.options import RetrievalOptions
 from recsys.retrieval.vectors import COSINE, INNER_PRODUCT, MatrixVectors
@@ -71,21 +74,41 @@ def table(
     """Every kind against exact search, in one process."""
     options = RetrievalOptions(min_recall=MIN_RECALL, k=k)
     truth = exact_lists(vectors.blocks(65_536), queries, k, vectors.similarity)
-    print(f"{'kind':8}{'build s':>9}{'MiB':>8}{'effort':>8}{'recall':>9}{'p50 ms':>9}{'p99 ms':>9}")
+    print(
+        f"{'kind':8}{'build s':>9}{'MiB':>8}{'held':>8}{'effort':>8}{'recall':>9}{'p50 ms':>9}"
+        f"{'p99 ms':>9}"
+    )
     for kind in kinds:
         begin = time.perf_counter()
         index = fitted_index(vectors, kind, options, lambda *_: None)
         built = time.perf_counter() - begin
         card = save_index(index, folder / kind, {"facts": {}})
         size = sum(one["bytes"] for one in card["files"].values()) / 2**20
+        np.save(folder / "queries.npy", queries[:100])
+        command = [sys.executable, __file__, "held", str(folder / kind), str(folder), str(k)]
+        held = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         points = measure(index, queries, truth, options.efforts(kind))
         chosen = cheapest(points, MIN_RECALL)
         for point in points:
             print(
-                f"{kind:8}{built:9.1f}{size:8.0f}{point.effort:8}{point.recall:9.4f}"
+                f"{kind:8}{built:9.1f}{size:8.0f}{held:8.0f}{point.effort:8}{point.recall:9.4f}"
                 f"{point.p50_ms:9.3f}{point.p99_ms:9.3f}{'  <- chosen' if point == chosen else ''}",
                 flush=True,
             )
+
+
+def held_by(index: Path, folder: Path, k: int) -> float:
+    """MiB by which this process grows as it loads an index and searches it."""
+    queries = np.load(folder / "queries.npy")
+    faiss.omp_set_num_threads(1)
+    pq.read_table(index / "ids.parquet").column("id").to_numpy()  # what reading costs once
+    pa.default_memory_pool().release_unused()
+    before = psutil.Process().memory_info().rss
+    loaded = load_index(index).index
+    for query in queries:
+        loaded.search(query[None], k)
+    pa.default_memory_pool().release_unused()
+    return (psutil.Process().memory_info().rss - before) / 2**20
 
 
 def synthetic(folder: Path, rows: int, kinds: list[str]) -> None:
@@ -147,7 +170,6 @@ def served(folder: Path, run: Path) -> None:
     from recsys.models.saved_cf import SavedCF
     from recsys.retrieval.build import build_index
     from recsys.retrieval.candidates import Candidates
-    from recsys.retrieval.index_folder import load_index
     from recsys.retrieval.vectors import vectors_of_cf
 
     saved = SavedCF.load(run / "model")
@@ -265,6 +287,9 @@ def faiss_threads() -> str:
 
 def main() -> None:
     what, *rest = sys.argv[1:] or ["help"]
+    if what == "held":
+        print(held_by(Path(rest[0]), Path(rest[1]), int(rest[2])))
+        return
     if what == "export_one":
         export_one(Path(rest[0]), rest[1])
         return
