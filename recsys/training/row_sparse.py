@@ -2,8 +2,10 @@
 
     LazyAdam         two moments per weight; the updates of torch's `SparseAdam`
     RowwiseAdagrad   one number per row; the updates of FBGEMM's EXACT_ROWWISE_ADAGRAD
+    Adagrad          one number per weight; the updates of torch's `Adagrad`
+    SGD              no state; the updates of torch's `SGD`
 
-Both sum duplicate ids without sorting them, which on a CPU makes them faster than torch's and
+All sum duplicate ids without sorting them, which on a CPU makes them faster than torch's and
 FBGEMM's own (`tests/benchmarks/bench_embedding.py`).
 
 Source   Kingma and Ba, ICLR 2015, arXiv:1412.6980, Algorithm 1; Duchi et al., JMLR 2011, with the
@@ -123,6 +125,52 @@ class RowwiseAdagrad(RowSparseOptimizer):
         state["sum_of_squares"].index_copy_(0, rows, total)
         step_size = total.sqrt_().add_(group["eps"]).reciprocal_().mul_(-group["lr"])
         weight.index_add_(0, rows, gradient * step_size.unsqueeze(1))
+
+
+class Adagrad(RowSparseOptimizer):
+    """Adagrad with one accumulator per weight, read and written for the rows of the batch.
+
+    Args:
+        params: Parameters [R, W]; their gradients must be sparse.
+        lr: Learning rate.
+        eps: Added to the root of the accumulator.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1e-2, eps: float = 1e-8) -> None:
+        if lr < 0:
+            raise ValueError(f"lr={lr}; it must not be negative.")
+        super().__init__(params, {"lr": lr, "eps": eps})
+
+    def _update(
+        self, weight: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]
+    ) -> None:
+        state = self.state[weight]
+        if not state:
+            state["sum_of_squares"] = torch.zeros_like(weight)
+        total = state["sum_of_squares"].index_select(0, rows)
+        total.addcmul_(gradient, gradient)
+        state["sum_of_squares"].index_copy_(0, rows, total)
+        update = gradient.div(total.sqrt_().add_(group["eps"])).mul_(-group["lr"])
+        weight.index_add_(0, rows, update)
+
+
+class SGD(RowSparseOptimizer):
+    """Gradient descent on the rows of the batch.
+
+    Args:
+        params: Parameters [R, W]; their gradients must be sparse.
+        lr: Learning rate.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1e-2) -> None:
+        if lr < 0:
+            raise ValueError(f"lr={lr}; it must not be negative.")
+        super().__init__(params, {"lr": lr})
+
+    def _update(
+        self, weight: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]
+    ) -> None:
+        weight.index_add_(0, rows, gradient, alpha=-group["lr"])
 
 
 def sum_duplicates(gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.training.row_sparse import LazyAdam, RowwiseAdagrad, sum_duplicates
+from recsys.training.row_sparse import (
+    SGD,
+    Adagrad,
+    LazyAdam,
+    RowwiseAdagrad,
+    sum_duplicates,
+)
 
 
 def train(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, sparse: bool) -> None:
@@ -34,6 +40,21 @@ def test_equals_adam_when_every_row_is_seen() -> None:
     train(LazyAdam([ours], lr=0.05), ours, sparse=True)
     train(torch.optim.Adam([theirs], lr=0.05), theirs, sparse=False)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(Adagrad, torch.optim.Adagrad), (SGD, torch.optim.SGD)]
+)
+def test_rows_move_as_torch_moves_all(
+    ours: type[torch.optim.Optimizer], theirs: type[torch.optim.Optimizer]
+) -> None:
+    """Rows without a gradient do not move by these rules, so that sparse and dense agree."""
+    start = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    mine, other = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    train(ours([mine], lr=0.05), mine, sparse=True)
+    train(theirs([other], lr=0.05), other, sparse=False)
+    assert not torch.equal(mine, start)
+    torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
 def test_rowwise_adagrad_equals_a_float64_loop() -> None:
@@ -88,5 +109,8 @@ def test_bad_arguments_are_refused() -> None:
     weight = torch.nn.Parameter(torch.zeros(1, 1))
     with pytest.raises(ValueError, match="lr=-1"):
         LazyAdam([weight], lr=-1)
+    for kind in (RowwiseAdagrad, Adagrad, SGD):
+        with pytest.raises(ValueError, match="lr=-1"):
+            kind([weight], lr=-1)
     with pytest.raises(ValueError, match="betas"):
         LazyAdam([weight], betas=(0.9, 1.0))
