@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import random
 import resource
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import Continued, RunFolder
 from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver, chosen_spec
 from recsys import config
+from recsys.data.atomic import write_text_whole
 from recsys.data.loader import Loader
 from recsys.data.prepare import Prepared
 from recsys.data.store import Store
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.row_counts import count_rows
+from recsys.embedding.sharded_storage import ShardedStorage
+from recsys.embedding.sharding import shards
+from recsys.embedding.storage import DenseStorage, Storage
 from recsys.errors import ConfigError
 from recsys.metrics.task_report import Report
 from recsys.models.recommender import Recommender
@@ -29,6 +36,7 @@ from recsys.tracking.format import size
 from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.loop import Trainer
+from recsys.training.moved_tables import plain_weights
 from recsys.training.optfs import GateOptions, OptFSTrainer
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
 from recsys.training.options import TrainerOptions
@@ -62,6 +70,14 @@ class TrainingRun(TrackedRun):
             self.gate = config.build_options(GateOptions, cfg.gate, "gate")
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
             self.gate.check(self.embedding.layout, self.optimizer_options.name, world_size)
+        self.sharded = shards(self.embedding.sharding)
+        if self.sharded:
+            self.optimizer_options.check_sharding(self.embedding.sharding)
+            if self.gate is not None:
+                raise ConfigError(
+                    f"gate=optfs with embedding.sharding={self.embedding.sharding}: gates are "
+                    "learnt beside whole tables. Use embedding.sharding=none."
+                )
         self.task_options = config.build_options(TaskOptions, cfg.tasks, "tasks")
         if family != "mtl" and self.task_options != TaskOptions():
             raise ConfigError(
@@ -77,7 +93,7 @@ class TrainingRun(TrackedRun):
 
     def run(self) -> dict[str, Any]:
         """Prepare, build, train, test, save, report."""
-        self.ranks = Ranks.join(self.device)
+        self.ranks = Ranks.join(self.device, needs_group=self.sharded)
         with Console(self.cfg.console if self.ranks.is_first else "none") as self.console:
             try:
                 data = self.prepare_data()
@@ -90,6 +106,11 @@ class TrainingRun(TrackedRun):
                     f"{stopped}; continue with the same command and trainer.resume=auto "
                     f"(output_dir={self.folder})"
                 ) from stopped
+            except RuntimeError as error:
+                if not self.ranks.lost_by(error):
+                    raise
+                print(f"process {self.ranks.rank}: {self.ranks.lost_text(error)}", file=sys.stderr)
+                raise SystemExit(1) from error
             finally:
                 self.ranks.leave()
 
@@ -103,14 +124,22 @@ class TrainingRun(TrackedRun):
             ("checkpoints",),
             self.console.note,
         )
-        found, continued = place.choose(
-            self.cfg.output_dir, self.trainer_options.resume, self.started
-        )
-        folder = Path(self.ranks.share(str(found)))
-        if self.ranks.is_first:
-            place.claim(folder, continued)
+        resume = self.trainer_options.resume or ("auto" if restarted() else None)
+        mine: list[Continued | None] = [None]
+
+        def chosen() -> tuple[str, int | None]:
+            folder, mine[0] = place.choose(self.cfg.output_dir, resume, self.started)
+            place.claim(folder, mine[0])
             OmegaConf.save(self.cfg, folder / "config.yaml")
-        return folder, continued.checkpoint if continued else None
+            return str(folder), None if mine[0] is None else mine[0].checkpoint.step
+
+        name, step = self.ranks.first(chosen)
+        folder = Path(name)
+        if step is None:
+            return folder, None
+        if mine[0] is not None:
+            return folder, mine[0].checkpoint
+        return folder, Checkpoints(folder / "checkpoints").load(step, verified=True)
 
     # -- the work ----------------------------------------------------------------------------
 
@@ -124,7 +153,12 @@ class TrainingRun(TrackedRun):
             data.pipeline.schema,
             self.embedding,
             self.spec.make,
-            self.optimizer_options.storage_factory(self.device, self.ranks.world_size),
+            self.optimizer_options.storage_factory(
+                self.device,
+                self.ranks.world_size,
+                self.embedding.sharding,
+                self.trainer_options.batch_size,
+            ),
             self.spec.pools_histories,
             self.spec.needs_fields,
             separate_tables=self.spec.separate_tables,
@@ -146,6 +180,7 @@ class TrainingRun(TrackedRun):
         parameters = recommender.num_parameters()
         memory = recommender.lookup.memory(STATE_FLOATS[self.optimizer_options.name])
         self.console.model(self.spec.class_name, recommender.lookup, parameters, memory)
+        plan = self.tell_plan(recommender.lookup.storage, tracker)
         self.console.note(f"output {self.folder}   {tracker.url}")
         self.log_data(data, tracker)
 
@@ -197,6 +232,9 @@ class TrainingRun(TrackedRun):
             result["bayes"] = dict(data.bayes)
         if gate is not None:
             result["gate"] = gate
+        if plan:
+            result |= {"plan": plan, "processes": self.ranks.world_size}
+            trainer.recommender = self.whole_recommender(data, trainer)
         self.write_results(result, trainer, reports, data, tracker)
         return result
 
@@ -209,7 +247,11 @@ class TrainingRun(TrackedRun):
         balance: TaskBalance | None,
     ) -> Trainer:
         """The loop, or the loop with gates around it."""
-        checkpoints = Checkpoints(self.folder / "checkpoints", self.trainer_options.keep_last)
+        checkpoints = Checkpoints(
+            self.folder / "checkpoints",
+            self.trainer_options.keep_last,
+            attach=lambda folder: data.pipeline.save(folder / "pipeline"),
+        )
         own: tuple[Observer, ...] = (self.console, TrackerObserver(tracker))
         observers = own + self.listeners
         facts = {"run_id": tracker.run_id}
@@ -235,6 +277,42 @@ class TrainingRun(TrackedRun):
             facts=facts,
             notify=self.console.note,
         )
+
+    def tell_plan(self, storage: Storage, tracker: Tracker) -> list[dict[str, Any]]:
+        """Print and keep where sharded tables lie; nothing where none is."""
+        if not isinstance(storage, ShardedStorage):
+            return []
+        plan = [vars(one) for one in storage.placement]
+        self.console.table(
+            f"Plan for {self.ranks.world_size} processes, {self.device.type}",
+            ("table", "rows", "width", "sharding", "processes", "with optimiser"),
+            [
+                (one.table, f"{one.rows:,}", one.width, one.sharding, among(one.ranks),
+                 size(one.mebibytes * 2**20))
+                for one in storage.placement
+            ],
+        )  # fmt: skip
+        if self.ranks.is_first:
+            path = self.folder / "plan.json"
+            write_text_whole(path, json.dumps(plan, indent=1))
+            tracker.log_artifact(path)
+        return plan
+
+    def whole_recommender(self, data: Prepared, trainer: Trainer) -> Recommender:
+        """The best model in one process, on a CPU: to be explained, saved and served."""
+        assert trainer.checkpoints is not None
+        checkpoint = trainer.checkpoints.load(trainer.checkpoints.best_step())
+        recommender = Recommender.build(
+            data.pipeline.schema,
+            dataclasses.replace(self.embedding, sharding="none"),
+            self.spec.make,
+            DenseStorage,
+            self.spec.pools_histories,
+            self.spec.needs_fields,
+            separate_tables=self.spec.separate_tables,
+        )
+        recommender.load_tensors(plain_weights(recommender.lookup, checkpoint))
+        return recommender
 
     def loader(self, store: Store, shuffle: bool) -> Loader:
         """Batches of a store for this rank."""
@@ -308,6 +386,24 @@ def gate_line(gate: dict[str, Any]) -> str:
         f"({gate['kept_share']:.1%}; the table has {gate['rows']:,}); saved table "
         f"{size(gate['table_bytes'])} instead of {size(gate['full_table_bytes'])}"
     )
+
+
+def among(ranks: Sequence[int]) -> str:
+    """Processes, shortly.
+
+    Example:
+        >>> among((3,)), among((0, 1, 2, 3)), among((0, 2))
+        ('3', '0-3', '0, 2')
+    """
+    every = sorted(set(ranks))
+    if len(every) > 1 and every == list(range(every[0], every[-1] + 1)):
+        return f"{every[0]}-{every[-1]}"
+    return ", ".join(map(str, every))
+
+
+def restarted() -> bool:
+    """True where torchrun has started this process again after a failure (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def choose_device(name: str) -> torch.device:

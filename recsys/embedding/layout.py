@@ -20,6 +20,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,14 @@ class TableSpec:
     size: int
     """Number of codes, reserved ones included."""
     lookups: int = 1
+
+
+class TableRange(NamedTuple):
+    """A table as consecutive rows of the one storage that all tables share."""
+
+    name: str
+    start: int
+    rows: int
 
 
 def table_specs(schema: Schema, lookups: Mapping[str, int] | None = None) -> tuple[TableSpec, ...]:
@@ -174,6 +183,24 @@ class Layout(nn.Module):
     def num_lookups(self) -> int:
         """Rows that one batch row looks up when every table is read once."""
         return sum(table.lookups for table in self.tables)
+
+    @property
+    def shared(self) -> bool:
+        """True where all fields read the same rows."""
+        return self.name in ("multiplexed", "unified")
+
+    @property
+    def ranges(self) -> tuple[TableRange, ...]:
+        """The tables that the storage holds: one per logical table, or one, named after the layout,
+        that all fields share."""
+        if self.shared:
+            return (TableRange(self.name, 1, self.num_rows - 1),)
+        zipped = zip(self.tables, self.starts, self.spans, strict=True)
+        return tuple(TableRange(table.name, start, span) for table, start, span in zipped)
+
+    def range_of(self, name: str) -> TableRange:
+        """Where the codes of a logical table lie."""
+        return self.ranges[0 if len(self.ranges) == 1 else self._index[name]]
 
     def table(self, name: str) -> TableSpec:
         """The logical table of that name."""

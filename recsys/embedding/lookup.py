@@ -7,7 +7,7 @@ Letters   B rows, F slots, D embedding width, N dense columns, P events of a bat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from recsys.data.schema import NUM_RESERVED, Field, Kind, Schema
 from recsys.embedding.embedded import Embedded, History
 from recsys.embedding.layout import Layout, PrunedLayout, lookups_by_size, table_specs
 from recsys.embedding.row_gates import RowGates
+from recsys.embedding.sharded_storage import ShardedStorage, Sharding
+from recsys.embedding.sharding import check_sharding
 from recsys.embedding.storage import DenseStorage, Storage
 from recsys.errors import ConfigError, SchemaError, did_you_mean
 
@@ -40,6 +42,9 @@ class EmbeddingOptions:
     """Numbers become `vector` (x times a learned vector, a slot of its own) or stay `dense`."""
     init_std: float = 0.01
     """Deviation of the normal initialisation."""
+    sharding: str | dict[str, str] = "none"
+    """How tables are split over processes, one of `recsys.embedding.sharding.SHARDINGS`, or
+    table -> kind, where the planner chooses for tables that are not named."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -49,6 +54,7 @@ class EmbeddingOptions:
                 f'embedding.numeric="{self.numeric}" does not exist.'
                 f"{did_you_mean(self.numeric, NUMERICS)}"
             )
+        check_sharding(self.sharding)
 
     def build_layout(self, schema: Schema) -> Layout:
         """Choose the rows of every table."""
@@ -151,12 +157,15 @@ class EmbeddingLookup(nn.Module):
         if kept:
             self.layout = PrunedLayout(self.layout, kept)
         width = self.embed_dim * (1 + int(second)) + int(linear)
-        check_memory(self.layout.num_rows * width * 4, options.layout)
+        self.plan = SlotPlan.of(schema, self.layout, options.numeric, pool_histories)
+        if not isinstance(make_storage, Sharding):  # a plan says for itself whether it fits
+            check_memory(self.layout.num_rows * width * 4, options.layout)
         self.storage = make_storage(self.layout.num_rows, width)
+        if isinstance(self.storage, ShardedStorage):
+            self.storage.arrange(self.layout.ranges, *self._read_tables())
         self.storage.initialize(options.init_std)
         self.gates: RowGates | None = None
 
-        self.plan = SlotPlan.of(schema, self.layout, options.numeric, pool_histories)
         self.numeric = nn.Parameter(torch.randn(self.plan.num_vectors, width) * options.init_std)
         self._order: Tensor | None
         in_order = self.plan.order == tuple(range(len(self.plan.order)))
@@ -177,21 +186,28 @@ class EmbeddingLookup(nn.Module):
         num_rows = len(batch)
         self._check_codes(batch.ids)
         rows = self.layout.rows(batch.ids, self.plan.coded) if self.plan.coded else batch.ids.long()
-        num_singles = rows.shape[1]
-        parts = [rows.reshape(-1)]
+        sequences = []
         for field in self.plan.sequences:
             table, codes = table_of(field), batch.ragged[field.name].values
             lookups = range(self.layout.table(table).lookups)
-            parts += [self.layout.rows_of(codes, table, k) for k in lookups]
-        bags = self._bags(batch)
-        singles = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if self.gates is None:
-            flat, sums = self.storage(singles, *(bags or (None, None)))
+            sequences += [self.layout.rows_of(codes, table, k) for k in lookups]
+        if isinstance(self.storage, ShardedStorage):
+            self._check_lists(batch)
+            lists = self._lists(batch)
+            singles, pieces, by_bag = self.storage.read(rows, lists, sequences)
+            sums = None if by_bag is None else by_bag.transpose(0, 1)
         else:
-            flat, sums = self.gates.read(self.storage, singles, *(bags or (None, None)))
-        width = flat.shape[1]
-        pieces = flat.split([part.numel() for part in parts])
-        slots = [pieces[0].view(num_rows, num_singles, width)]
+            parts = [rows.reshape(-1), *sequences]
+            bags = self._bags(batch)
+            flat_rows = torch.cat(parts) if len(parts) > 1 else parts[0]
+            if self.gates is None:
+                flat, sums = self.storage(flat_rows, *(bags or (None, None)))
+            else:
+                flat, sums = self.gates.read(self.storage, flat_rows, *(bags or (None, None)))
+            first, *pieces = flat.split([part.numel() for part in parts])
+            singles = first.view(num_rows, rows.shape[1], flat.shape[1])
+        width = singles.shape[2]
+        slots = [singles]
         if sums is not None:
             slots.append(self._mean(sums, batch))
         dense = batch.dense
@@ -212,33 +228,54 @@ class EmbeddingLookup(nn.Module):
             self._add_histories(embedded, pieces, batch)
         return embedded
 
-    def _bags(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """Rows and offsets of all pooled lists, lookup by lookup, field by field."""
-        rows, offsets, total = [], [], 0
+    def _read_tables(self) -> tuple[list[str], list[str], list[str]]:
+        """Tables of the storage that columns, pooled lists and sequences read, lookup by lookup."""
+
+        def names(fields: Iterable[str]) -> list[str]:
+            return [
+                self.layout.range_of(name).name
+                for name in fields
+                for _ in range(self.layout.table(name).lookups)
+            ]
+
+        bagged, sequences = (map(table_of, f) for f in (self.plan.bagged, self.plan.sequences))
+        return names(self.plan.coded), names(bagged), names(sequences)
+
+    def _lists(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Rows and offsets of every pooled list, lookup by lookup, field by field."""
+        found = []
         for field in self.plan.bagged:
             ragged, table = batch.ragged[field.name], table_of(field)
             for k in range(self.layout.table(table).lookups):
-                rows.append(self.layout.rows_of(ragged.values, table, k))
-                offsets.append(ragged.offsets[:-1] + total)
-                total += ragged.values.shape[0]
+                found.append((self.layout.rows_of(ragged.values, table, k), ragged.offsets))
+        return found
+
+    def _bags(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """The pooled lists end to end."""
+        rows, offsets, total = [], [], 0
+        for list_rows, list_offsets in self._lists(batch):
+            rows.append(list_rows)
+            offsets.append(list_offsets[:-1] + total)
+            total += list_rows.shape[0]
         if not rows:
             return None
         end = torch.full((1,), total, dtype=torch.int64, device=rows[0].device)
         return torch.cat(rows), torch.cat([*offsets, end])
 
     def _mean(self, sums: Tensor, batch: Batch) -> Tensor:
-        """Bag sums [bags * B, W] to means [B, bags, W]; an empty list is a zero vector."""
+        """Bag sums [bags * B, W] or [bags, B, W] to means [B, bags, W]; an empty list is a zero
+        vector."""
         lengths = []
         for field in self.plan.bagged:
             counts = batch.ragged[field.name].lengths.clamp(min=1)
             lengths += [counts] * self.layout.table(table_of(field)).lookups
-        by_bag = sums.view(len(lengths), len(batch), -1)
+        by_bag = sums.view(len(lengths), len(batch), sums.shape[-1])
         means = by_bag / torch.stack(lengths).unsqueeze(-1)
         return means.transpose(0, 1)
 
-    def _add_histories(self, embedded: Embedded, pieces: tuple[Tensor, ...], batch: Batch) -> None:
+    def _add_histories(self, embedded: Embedded, pieces: Sequence[Tensor], batch: Batch) -> None:
         """Fill `history` and `target`; the lookups of a field stand side by side."""
-        taken = 1
+        taken = 0
         for field in self.plan.sequences:
             table, ragged = table_of(field), batch.ragged[field.name]
             lookups = self.layout.table(table).lookups
@@ -266,11 +303,17 @@ class EmbeddingLookup(nn.Module):
                 if highest[column] >= self._sizes[column]
                 else int(lowest[column])
             )
-            raise SchemaError(
-                f'field "{field.name}" has id {code} but its table holds {field.size} rows; ids '
-                f"must be in [0, {field.size}). The data was encoded with another pipeline: "
-                "prepare it again with data.rebuild=true."
-            )
+            raise SchemaError(_outside(field.name, code, field.size))
+
+    def _check_lists(self, batch: Batch) -> None:
+        """The same for lists, where a wrong id would be another process's row."""
+        for field in (*self.plan.bagged, *self.plan.sequences):
+            values, size = batch.ragged[field.name].values, self.layout.table(table_of(field)).size
+            if values.is_cuda or not values.numel():
+                continue
+            for code in (int(values.max()), int(values.min())):
+                if not 0 <= code < size:
+                    raise SchemaError(_outside(field.name, code, size))
 
     @torch.no_grad()
     def field_vectors(self, name: str) -> Tensor:
@@ -295,12 +338,15 @@ class EmbeddingLookup(nn.Module):
         """Weights and fused optimiser state by TABLE name, so that a checkpoint outlives its layout
         in memory: `<table>.weight` and `<table>.<state>`. Views, not copies.
 
-        Layouts that share rows between fields have one table named after the layout.
+        Layouts that share rows between fields have one table named after the layout. Sharded tables
+        are not here: no process has them (`ShardedStorage.parts`).
         """
+        if isinstance(self.storage, ShardedStorage):
+            return {}
         tensors = {"weight": self.storage.table(), **self.storage.optimizer_state()}
         if self.gates is not None:
             tensors["gate"] = self.gates.logits.detach()
-        if self.layout.name in ("multiplexed", "unified"):
+        if self.layout.shared:
             return {f"{self.layout.name}.{key}": value for key, value in tensors.items()}
         state = {}
         for table, start, span in zip(
@@ -320,6 +366,9 @@ class EmbeddingLookup(nn.Module):
             KeyError: a table is missing or unexpected.
             ValueError: a table has other rows or another width.
         """
+        if isinstance(self.storage, ShardedStorage):
+            self.storage.fill({k: self._without_padding(v, k) for k, v in state.items()})
+            return
         mine = self.tables_state()
         if mine.keys() != state.keys():
             missing = sorted(mine.keys() - state.keys())
@@ -332,6 +381,10 @@ class EmbeddingLookup(nn.Module):
                     f"{list(tensor.shape)} here"
                 )
             tensor.copy_(state[name])
+
+    def _without_padding(self, whole: Tensor, name: str) -> Tensor:
+        """A table as its own rows: those of all fields are saved with the padding's before them."""
+        return whole[1:] if self.layout.shared and name.startswith(self.layout.name) else whole
 
     @torch.no_grad()
     def prune(self) -> None:
@@ -356,6 +409,10 @@ class EmbeddingLookup(nn.Module):
         Args:
             optimizer_floats: State that an optimiser outside the storage keeps per weight.
         """
+        if isinstance(self.storage, ShardedStorage):
+            placed = int(sum(one.mebibytes for one in self.storage.placement) * 2**20)
+            weights = self.storage.num_weights * 4
+            return {"weights": weights, "optimizer": placed - weights, "serving": weights}
         table = self.storage.table()
         fused = sum(t.numel() * t.element_size() for t in self.storage.optimizer_state().values())
         weights = table.numel() * table.element_size()
@@ -371,6 +428,14 @@ class EmbeddingLookup(nn.Module):
     def dense_parameters(self) -> list[nn.Parameter]:
         """Parameters outside the tables."""
         return [self.numeric] if self.numeric.numel() else []
+
+
+def _outside(name: str, code: int, size: int | None) -> str:
+    return (
+        f'field "{name}" has id {code} but its table holds {size} rows; ids must be in '
+        f"[0, {size}). The data was encoded with another pipeline: prepare it again with "
+        "data.rebuild=true."
+    )
 
 
 def check_memory(weight_bytes: int, layout: str, available: int | None = None) -> None:

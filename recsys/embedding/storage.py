@@ -55,6 +55,20 @@ class Storage(nn.Module, ABC):
     def table(self) -> Tensor:
         """The weights [R, W], detached: reading and writing in place is allowed."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where rows are looked up."""
+        return self.table().device
+
+    @property
+    def num_weights(self) -> int:
+        """R * W."""
+        return self.num_rows * self.width
+
+    def local_part(self) -> Storage | None:
+        """The rows that every process has whole: all, unless the tables are sharded."""
+        return self
+
     def optimizer_state(self) -> dict[str, Tensor]:
         """State of the fused optimiser, by name, each [R, ...]; empty when an optimiser owns it."""
         return {}

@@ -126,6 +126,6 @@ class Recommender(nn.Module):
 
     def num_parameters(self) -> dict[str, int]:
         """Trainable numbers: in the tables, and outside them."""
-        table = self.lookup.storage.table()
         dense = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return {"embedding": table.numel(), "dense": dense + self.lookup.numeric.numel()}
+        embedding = self.lookup.storage.num_weights
+        return {"embedding": embedding, "dense": dense + self.lookup.numeric.numel()}

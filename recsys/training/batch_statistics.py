@@ -38,7 +38,7 @@ def renew_batch_statistics(recommender: Recommender, batches: Iterable[Batch]) -
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
-    device = recommender.lookup.storage.table().device
+    device = recommender.lookup.storage.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for number, batch in enumerate(batches):
             for norm in norms:

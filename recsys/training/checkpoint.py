@@ -9,6 +9,9 @@ newest. `best.json` names the best one.
         step-00001200/  weights.safetensors  optimizer.safetensors  state.json  manifest.json
         step-00001800/  ...
         best.json
+
+Where tables are sharded, every process writes its parts of them into `tables/` (see `table_files`),
+the fitted feature pipeline lies beside them, and the rest is as above.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +29,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recsys.data.atomic import atomic_folder, write_text_whole
+from recsys.data.atomic import (
+    atomic_folder,
+    move_into_place,
+    sync_tree,
+    temporary_sibling,
+    write_text_whole,
+)
 from recsys.errors import CheckpointError
+from recsys.training.ranks import Ranks
+from recsys.training.table_files import FOLDER, write_tables
 
 _NAME = re.compile(r"step-(\d{8,})$")
 _MANIFEST = "manifest.json"
@@ -41,6 +53,8 @@ class Checkpoint:
     """File stem -> name -> tensor."""
     state: dict[str, Any]
     folder: Path
+    tables: Path | None = None
+    """Folder of the sharded tables, for `table_files`; None where tables are among the tensors."""
 
 
 class Checkpoints:
@@ -49,13 +63,18 @@ class Checkpoints:
     Args:
         folder: Where they lie; made when the first one is saved.
         keep_last: How many of the newest to keep, besides the best.
+        attach: Writes more into the folder of a checkpoint with sharded tables: what others need
+            to use it.
     """
 
-    def __init__(self, folder: Path, keep_last: int = 2) -> None:
+    def __init__(
+        self, folder: Path, keep_last: int = 2, attach: Callable[[Path], object] | None = None
+    ) -> None:
         if keep_last < 1:
             raise ValueError(f"keep_last={keep_last}; at least the newest checkpoint must be kept.")
         self.folder = folder
         self.keep_last = keep_last
+        self.attach = attach
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
@@ -105,21 +124,73 @@ class Checkpoints:
             if best:
                 write_text_whole(self.folder / "best.json", json.dumps({"step": step}))
         except (OSError, SafetensorError) as error:
-            newest = self.steps()
-            kept = f"step {newest[-1]} is intact" if newest else "there is no earlier one"
-            raise CheckpointError(
-                f"the checkpoint of step {step} could not be written to {self.folder}: {error}. "
-                f"Free space or choose another output_dir, then continue with trainer.resume=auto "
-                f"({kept})."
-            ) from error
+            raise self._not_written(step, error) from error
         self._prune()
         return target
 
-    def load(self, step: int | None = None) -> Checkpoint:
+    def save_together(
+        self,
+        step: int,
+        tensors: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        tables: Mapping[str, Any],
+        ranks: Ranks,
+        best: bool = False,
+    ) -> Path:
+        """As `save`, by all processes at once, each writing its parts of the tables.
+
+        Args:
+            step: Optimiser steps done.
+            tensors: The first process writes its.
+            state: Plain facts; the first process writes its.
+            tables: Name -> sharded tensor.
+            ranks: All processes; they see one file system.
+            best: Make this one the best.
+
+        Raises:
+            CheckpointError: one process could not write; on all of them.
+        """
+        target = self.path(step)
+        partial = target
+        try:
+            partial = ranks.first(lambda: _made(temporary_sibling(target)))
+            write_tables(partial / FOLDER, tables)
+            mine = [one for one in (partial / FOLDER).iterdir() if _writer(one.name) == ranks.rank]
+            entries = {f"{FOLDER}/{path.name}": _entry(path) for path in mine}
+            every = {name: entry for part in ranks.gather(entries) for name, entry in part.items()}
+
+            def complete() -> None:
+                if self.attach is not None:
+                    self.attach(partial)
+                _write(partial, tensors, state, every)
+                sync_tree(partial)
+                move_into_place(partial, target)
+                if best:
+                    write_text_whole(self.folder / "best.json", json.dumps({"step": step}))
+                self._prune()
+
+            ranks.first(complete)
+        except (OSError, SafetensorError) as error:
+            if ranks.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise self._not_written(step, error) from error
+        return target
+
+    def _not_written(self, step: int, error: Exception) -> CheckpointError:
+        newest = self.steps()
+        kept = f"step {newest[-1]} is intact" if newest else "there is no earlier one"
+        return CheckpointError(
+            f"the checkpoint of step {step} could not be written to {self.folder}: {error}. "
+            f"Free space or choose another output_dir, then continue with trainer.resume=auto "
+            f"({kept})."
+        )
+
+    def load(self, step: int | None = None, verified: bool = False) -> Checkpoint:
         """Read a checkpoint and check every byte against its manifest.
 
         Args:
             step: Which; None for the newest.
+            verified: True where another process has checked it.
 
         Raises:
             CheckpointError: there is none, or a file is missing or not what was written.
@@ -132,9 +203,12 @@ class Checkpoints:
                 )
             step = steps[-1]
         folder = self.path(step)
-        verify(folder)
+        if not verified:
+            verify(folder)
         tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        return Checkpoint(step, tensors, json.loads((folder / "state.json").read_text()), folder)
+        state = json.loads((folder / "state.json").read_text())
+        tables = folder / FOLDER
+        return Checkpoint(step, tensors, state, folder, tables if tables.is_dir() else None)
 
     def load_newest_intact(self) -> tuple[Checkpoint, list[str]]:
         """Read the newest checkpoint that is intact; also say which newer ones were not."""
@@ -181,8 +255,32 @@ def verify(folder: Path) -> None:
             )
 
 
-def _write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write all files of a checkpoint."""
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _writer(name: str) -> int:
+    """The process that wrote a file of the tables; their index is the first one's."""
+    parts = re.match(r"__(\d+)_", name)
+    return int(parts.group(1)) if parts else 0
+
+
+def _write(
+    folder: Path,
+    tensors: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    entries: Mapping[str, Any] | None = None,
+) -> None:
+    """Write all files of a checkpoint, and the manifest of them.
+
+    Args:
+        folder: To be filled.
+        tensors: File stem -> name -> tensor.
+        state: Plain facts.
+        entries: The manifest's of what is there already and need not be read again.
+    """
+    done = dict(entries or {})
     for stem, group in tensors.items():
         plain = {k: v.detach().contiguous().cpu() for k, v in group.items()}
         # safetensors refuses tensors that share memory, as the tables of one storage do.
@@ -192,11 +290,14 @@ def _write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str,
         }
         save_file(whole, folder / f"{stem}.safetensors")
     (folder / "state.json").write_text(json.dumps(state, indent=1))
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    manifest = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
-    }
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    manifest = {name: done.get(name) or _entry(path) for name, path in names.items()}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

@@ -18,12 +18,14 @@ from recsys.data.batch import Batch
 from recsys.data.loader import Loader
 from recsys.data.schema import Schema
 from recsys.embedding.embedded import Embedded, History
+from recsys.embedding.sharded_storage import ShardedStorage
 from recsys.errors import CheckpointError, ConfigError, NonFiniteError
 from recsys.metrics.task_report import Report, report_for
 from recsys.models.recommender import Recommender
 from recsys.training.batch_statistics import kept_batch_statistics, renew_batch_statistics
 from recsys.training.checkpoint import Checkpoint, Checkpoints
 from recsys.training.losses import binary_cross_entropy_sum, label_mass
+from recsys.training.moved_tables import PLAIN_STATE, plain_state, plain_weights, sharded_state
 from recsys.training.optimizers import Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.progress import (
@@ -36,6 +38,7 @@ from recsys.training.progress import (
 )
 from recsys.training.ranks import Ranks
 from recsys.training.signals import Interrupted, StopRequest
+from recsys.training.table_files import read_tables, read_whole
 from recsys.training.task_balance import TaskBalance
 
 
@@ -74,7 +77,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.ranks = ranks or Ranks()
         self.observers = observers if self.ranks.is_first else ()
-        self.device = self.lookup.storage.table().device
+        self.device = self.lookup.storage.device
         self.plateau = options.plateau()
         self.curve = TrainingCurve()
         self.global_step = 0
@@ -83,6 +86,8 @@ class Trainer:
         self._stop = StopRequest()
         self._saved_step = -1
         self._interaction: Any = self.model.training_outputs
+        # Sharded rows are fetched from all processes at once, by those too that have no row to ask.
+        self._every_rank_looks_up = isinstance(self.lookup.storage, ShardedStorage)
         if options.compile:
             self._interaction = torch.compile(self._interaction)
         if options.block_rows and not self.model.rows_are_independent():
@@ -103,10 +108,11 @@ class Trainer:
         self.optimizers.zero_grad()
         self._task_losses = torch.zeros_like(batch.label[:1].sum(dim=0))
         mass = self.ranks.sum(label_mass(batch.label, batch.weight)).clamp(min=1e-12)
+        loss = torch.zeros((), device=self.device)
         if len(batch):
             loss = self._forward_backward(batch, mass)
-        else:
-            loss = torch.zeros((), device=self.device)
+        elif self._every_rank_looks_up:
+            torch.autograd.backward([one.sum() for one in _tensors_with_grad(self.lookup(batch))])
         if self.balance is not None:
             self.balance.stepped(self.ranks.sum(self._task_losses))
         self.ranks.sum_gradients(self.optimizers.parameters)
@@ -193,9 +199,10 @@ class Trainer:
         self.recommender.eval()
         for batch in loader:
             moved = batch.to(self.device, non_blocking=True)
-            if len(moved):
+            embedded = self.lookup(moved) if len(moved) or self._every_rank_looks_up else None
+            if embedded is not None and len(moved):
                 with self._autocast():
-                    logits = self.model(self.lookup(moved))
+                    logits = self.model(embedded)
                 report.add(logits.float(), batch.label, batch.weight, batch.group)
         self.recommender.train()
         return self.ranks.merge_reports(report)
@@ -337,36 +344,49 @@ class Trainer:
     # -- checkpoints -------------------------------------------------------------------------
 
     def save(self, train: Loader, best: bool) -> None:
-        """Write weights, optimiser state, random state and position (first rank only)."""
+        """Write weights, optimiser state, random state and position: the first rank alone, or all
+        of them where tables are sharded."""
         if self.checkpoints is None or (self._saved_step == self.global_step and not best):
             return
         self._saved_step = self.global_step
-        if self.ranks.is_first:
-            random_state = {"torch": torch.get_rng_state()}
-            if self.device.type == "cuda":
-                random_state["cuda"] = torch.cuda.get_rng_state(self.device)
-            self.checkpoints.save(
-                self.global_step,
-                {
-                    "weights": self.recommender.tensors(),
-                    "optimizer": self.optimizers.state_tensors(),
-                    "random": random_state,
-                    **self._stage_tensors(),
-                },
-                {
-                    **self.facts,
-                    **self._stage_facts(),
-                    "step": self.global_step,
-                    "epoch": self.epoch,
-                    "loader": train.state(),
-                    "plateau": self.plateau.state(),
-                    "ema": self.average.state(),
-                    "curve": vars(self.curve),
-                    "schema": self.lookup.schema.to_dict(),
-                },
-                best=best,
+        storage = self.lookup.storage
+        if isinstance(storage, ShardedStorage):
+            plan = {"plan": [vars(one) for one in storage.placement]}
+            state = self._facts(train) | plan
+            parts = storage.parts()
+            self.checkpoints.save_together(
+                self.global_step, self._tensors(), state, parts, self.ranks, best
             )
+            return
+        if self.ranks.is_first:
+            self.checkpoints.save(self.global_step, self._tensors(), self._facts(train), best=best)
         self.ranks.wait()
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds, file stem -> name -> tensor; sharded tables apart."""
+        random_state = {"torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random_state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "weights": self.recommender.tensors(),
+            "optimizer": self.optimizers.state_tensors(),
+            "random": random_state,
+            **self._stage_tensors(),
+        }
+
+    def _facts(self, train: Loader) -> dict[str, Any]:
+        """Plain values beside them."""
+        return {
+            **self.facts,
+            **self._stage_facts(),
+            "step": self.global_step,
+            "epoch": self.epoch,
+            "loader": train.state(),
+            "plateau": self.plateau.state(),
+            "ema": self.average.state(),
+            "curve": vars(self.curve),
+            "schema": self.lookup.schema.to_dict(),
+        }
 
     def _stage_tensors(self) -> dict[str, dict[str, Tensor]]:
         """What else a checkpoint must hold, file stem -> name -> tensor."""
@@ -382,9 +402,10 @@ class Trainer:
         Raises:
             CheckpointError: it belongs to another schema, model, optimiser or data order.
         """
-        self.load_weights(checkpoint)
+        whole = self._whole_tables(checkpoint)
+        self.load_weights(checkpoint, whole)
         try:
-            self.optimizers.load_state_tensors(checkpoint.tensors["optimizer"])
+            self.optimizers.load_state_tensors(self._optimizer_state(checkpoint, whole))
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the optimiser state in {checkpoint.folder} does not fit: {error}. Continue with "
@@ -405,8 +426,32 @@ class Trainer:
         if self.device.type == "cuda" and "cuda" in checkpoint.tensors["random"]:
             torch.cuda.set_rng_state(checkpoint.tensors["random"]["cuda"], self.device)
 
-    def load_weights(self, checkpoint: Checkpoint) -> None:
-        """Take only the weights of a checkpoint."""
+    def _whole_tables(self, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
+        """The tables of a sharded run, where this one has them whole."""
+        if checkpoint.tables is None or isinstance(self.lookup.storage, ShardedStorage):
+            return None
+        return read_whole(checkpoint.tables)
+
+    def _optimizer_state(
+        self, checkpoint: Checkpoint, whole: dict[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """A checkpoint's state of the optimisers, as this run's tables want it."""
+        state = dict(checkpoint.tensors["optimizer"])
+        storage = self.lookup.storage
+        if whole is not None and self.optimizers.sparse is not None:
+            return state | plain_state(self.lookup, whole)
+        if isinstance(storage, ShardedStorage) and checkpoint.tables is None:
+            storage.fill(sharded_state(self.lookup.layout, state))
+            state.pop(PLAIN_STATE, None)
+        return state
+
+    def load_weights(self, checkpoint: Checkpoint, whole: dict[str, Tensor] | None = None) -> None:
+        """Take only the weights of a checkpoint.
+
+        Args:
+            checkpoint: Of this model, with tables that may have been sharded in any way.
+            whole: Its tables, where they have been read already.
+        """
         saved = Schema.from_dict(checkpoint.state["schema"])
         difference = saved.diff(self.lookup.schema)
         if difference:
@@ -414,8 +459,14 @@ class Trainer:
                 f"columns differ from the schema {checkpoint.folder} was trained with "
                 f"(- then, + now):\n{difference}"
             )
+        storage = self.lookup.storage
         try:
-            self.recommender.load_tensors(checkpoint.tensors["weights"])
+            if checkpoint.tables is not None and isinstance(storage, ShardedStorage):
+                read_tables(checkpoint.tables, storage.parts())
+                weights = checkpoint.tensors["weights"]
+            else:
+                weights = plain_weights(self.lookup, checkpoint, whole)
+            self.recommender.load_tensors(weights)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the weights in {checkpoint.folder} do not fit this model: {error}"

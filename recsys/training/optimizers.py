@@ -3,9 +3,11 @@
     adam             one Adam for everything, dense over every table row; the only one with dense L2
     lazy_adam        Adam on the rows of the batch
     rowwise_adagrad  Adagrad with one number per row; on a GPU fused into the backward (FBGEMM)
+    adagrad, sgd     Adagrad with one number per weight, and none; fused where row-wise Adagrad is
 
-The part outside the tables always takes Adam. Published numbers on small data sets were made with
-`adam` and its dense L2 (BARS); it costs O(table) a step, which is what the other two are for.
+The last three are also what sharded tables can be updated by. The part outside the tables always
+takes Adam. Published numbers on small data sets were made with `adam` and its dense L2 (BARS); it
+costs O(table) a step, which is what the others are for.
 
 `embedding_mba` is DIN's mini-batch aware regularisation, for any of them (Zhou et al., KDD 2018,
 arXiv:1706.06978, Eq. 4-7).
@@ -13,7 +15,7 @@ arXiv:1706.06978, Eq. 4-7).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +23,28 @@ import torch
 from torch import Tensor, nn
 
 from recsys.embedding.lookup import EmbeddingLookup
-from recsys.embedding.storage import DenseStorage, FusedStorage, SparseStorage, Storage
+from recsys.embedding.sharded_storage import ShardedStorage, Sharding
+from recsys.embedding.sharding import shards
+from recsys.embedding.storage import (
+    FUSED_OPTIMIZERS,
+    DenseStorage,
+    FusedStorage,
+    SparseStorage,
+    Storage,
+)
 from recsys.errors import ConfigError, did_you_mean
-from recsys.training.row_sparse import LazyAdam, RowwiseAdagrad, sum_duplicates
+from recsys.training.row_sparse import (
+    SGD,
+    Adagrad,
+    LazyAdam,
+    RowSparseOptimizer,
+    RowwiseAdagrad,
+    sum_duplicates,
+)
 
-STATE_FLOATS = {"adam": 2.0, "lazy_adam": 2.0, "rowwise_adagrad": 0.0}
+STATE_FLOATS = {
+    "adam": 2.0, "lazy_adam": 2.0, "rowwise_adagrad": 0.0, "adagrad": 1.0, "sgd": 0.0,
+}  # fmt: skip
 """Floats of optimiser state per table weight (row-wise Adagrad keeps one per row)."""
 
 
@@ -34,7 +53,7 @@ class OptimizerOptions:
     """What `configs/optimizer/*.yaml` holds."""
 
     name: str = "adam"
-    """How the tables are updated: `adam`, `lazy_adam`, `rowwise_adagrad`."""
+    """How the tables are updated, one of `STATE_FLOATS`."""
     lr: float = 1e-3
     """Learning rate of the part outside the tables."""
     embedding_lr: float | None = None
@@ -68,10 +87,37 @@ class OptimizerOptions:
         """Learning rate of the tables."""
         return self.lr if self.embedding_lr is None else self.embedding_lr
 
+    def check_sharding(self, sharding: str | Mapping[str, str]) -> None:
+        """Raise ConfigError where tables that are to be split cannot be updated like this."""
+        if not shards(sharding):
+            return
+        if self.embedding_mba:
+            raise ConfigError(
+                f"optimizer.embedding_mba={self.embedding_mba} changes the gradient of rows before "
+                "they move; sharded tables move inside the backward pass. Use embedding_mba=0, or "
+                "embedding.sharding=none."
+            )
+        self._sharding(sharding, torch.device("cpu"), 1)
+
+    def _sharding(
+        self, sharding: str | Mapping[str, str], device: torch.device, batch_rows: int
+    ) -> Sharding:
+        return Sharding(sharding, self.name, self.table_lr, self.eps, device, batch_rows)
+
     def storage_factory(
-        self, device: torch.device, world_size: int = 1
+        self,
+        device: torch.device,
+        world_size: int = 1,
+        sharding: str | Mapping[str, str] = "none",
+        batch_size: int = 1,
     ) -> Callable[[int, int], Storage]:
         """The storage whose rows this optimiser can update.
+
+        Args:
+            device: Of this process.
+            world_size: Number of processes.
+            sharding: `embedding.sharding`.
+            batch_size: Rows of a step over all processes, by which a plan is made.
 
         A fused table moves its rows inside the backward pass, before ranks can sum their gradients:
         replicated tables take the row-sparse path instead, and so do rows to be regularised.
@@ -86,7 +132,10 @@ class OptimizerOptions:
                 f"has read, which a dense gradient of {world_size} processes does not tell. Use "
                 "optimizer=lazy_adam or optimizer=rowwise_adagrad, or one process."
             )
-        fused = self.name == "rowwise_adagrad" and device.type == "cuda"
+        if shards(sharding):
+            self.check_sharding(sharding)
+            return self._sharding(sharding, device, -(-batch_size // world_size))
+        fused = self.name in FUSED_OPTIMIZERS and device.type == "cuda"
         fused = fused and world_size == 1 and not self.embedding_mba
 
         def make(num_rows: int, width: int) -> Storage:
@@ -100,6 +149,16 @@ class OptimizerOptions:
             return SparseStorage(num_rows, width, device)
 
         return make
+
+
+def _row_sparse(weight: nn.Parameter, options: OptimizerOptions) -> RowSparseOptimizer:
+    """The optimiser of a table whose gradient holds the rows of the batch."""
+    if options.name == "lazy_adam":
+        return LazyAdam([weight], options.table_lr, options.betas, options.eps)
+    if options.name == "sgd":
+        return SGD([weight], options.table_lr)
+    kind = Adagrad if options.name == "adagrad" else RowwiseAdagrad
+    return kind([weight], options.table_lr, options.eps)
 
 
 class Optimizers:
@@ -123,22 +182,20 @@ class Optimizers:
     ) -> None:
         self.options = options
         self.storage = lookup.storage
+        local = self.storage.local_part()
         self.row_counts = row_counts
         self.parameters = [*model.parameters(), *lookup.dense_parameters(), *more]
         groups: list[dict[str, Any]] = []
         if self.parameters:
             groups.append({"params": self.parameters, "lr": options.lr})
         self.table: nn.Parameter | None = None
-        if isinstance(self.storage, DenseStorage):
-            self.table = self.storage.weight
-        self.sparse: LazyAdam | RowwiseAdagrad | None = None
-        if isinstance(self.storage, SparseStorage):
-            if options.name == "lazy_adam":
-                self.sparse = LazyAdam(
-                    [self.storage.weight], options.table_lr, options.betas, options.eps
-                )
-            else:
-                self.sparse = RowwiseAdagrad([self.storage.weight], options.table_lr, options.eps)
+        if isinstance(local, DenseStorage):
+            self.table = local.weight
+        self.sparse: RowSparseOptimizer | None = None
+        if isinstance(local, SparseStorage):
+            self.sparse = _row_sparse(local.weight, options)
+            if isinstance(self.storage, ShardedStorage):
+                self.storage.replicated_state = self._state_of(self.sparse, local.weight)
         elif self.table is not None:
             groups.append({"params": [self.table], "lr": options.table_lr})
         self.dense: torch.optim.Adam | None = None
@@ -148,6 +205,19 @@ class Optimizers:
         self._shrinkage: Tensor | None = None
         if options.embedding_mba:
             self._prepare_shrinkage()
+
+    @staticmethod
+    def _state_of(sparse: RowSparseOptimizer, weight: Tensor) -> dict[str, Tensor]:
+        """The state of a table's rows, made before the first step: a checkpoint may come first."""
+        weight.grad = torch.sparse_coo_tensor(
+            torch.zeros(1, 0, dtype=torch.int64, device=weight.device),
+            weight.detach().new_zeros(0, weight.shape[1]),
+            weight.shape,
+            check_invariants=False,
+        )
+        sparse.step()
+        weight.grad = None
+        return {key: value for key, value in sparse.state[weight].items() if value.ndim}
 
     def set_scale(self, scale: float) -> None:
         """Multiply every configured learning rate by `scale`."""
@@ -247,11 +317,16 @@ class Optimizers:
         if self.table is not None:
             self.table.grad = None
 
+    def _apart(self) -> list[tuple[str, torch.optim.Optimizer | None]]:
+        """The optimisers whose state is saved apart from the tables, by name."""
+        sharded = isinstance(self.storage, ShardedStorage)
+        return [("dense", self.dense), ("sparse", None if sharded else self.sparse)]
+
     def state_tensors(self) -> dict[str, Tensor]:
-        """State of both optimisers as flat names -> tensors. (A fused table's state is saved with
-        its table.)"""
+        """State of both optimisers as flat names -> tensors. (The state of a fused or sharded table
+        is saved with the table.)"""
         out = {}
-        for prefix, optimizer in (("dense", self.dense), ("sparse", self.sparse)):
+        for prefix, optimizer in self._apart():
             if optimizer is not None:
                 for index, state in optimizer.state_dict()["state"].items():
                     for key, value in state.items():
@@ -264,7 +339,7 @@ class Optimizers:
         Raises:
             KeyError: the state belongs to another optimiser or model.
         """
-        for prefix, optimizer in (("dense", self.dense), ("sparse", self.sparse)):
+        for prefix, optimizer in self._apart():
             mine = {k: v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
             if optimizer is None:
                 if mine:

@@ -1,7 +1,8 @@
 """Several processes training one model: who we are, and what is summed over all of us.
 
-Tables are replicated here and every rank applies the same update, so N processes compute what one
-does on the same global batches. (Sharded tables live behind the same lookup interface.)
+Dense parts, and tables that are not sharded, are replicated: every rank applies the same update, so
+that N processes compute what one does on the same global batches. (Sharded tables exchange ids,
+vectors and gradients by themselves, behind the lookup.)
 
 Letters   R table rows, W width, n entries of a row-sparse gradient.
 """
@@ -9,13 +10,27 @@ Letters   R table rows, W width, n entries of a row-sparse gradient.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recsys.embedding.sharding import agreed
 from recsys.metrics.task_report import Report
+
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "NCCL",
+    "Timed out",
+)
+"""What gloo and NCCL say when a process they wait for has died."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,12 +46,23 @@ class Ranks:
     world_size: int = 1
 
     @classmethod
-    def join(cls, device: torch.device) -> Ranks:
-        """Join the group that `torchrun` describes in the environment; alone without it."""
+    def join(cls, device: torch.device, needs_group: bool = False) -> Ranks:
+        """Join the group that `torchrun` describes in the environment; alone without it.
+
+        Args:
+            device: Chooses the backend: NCCL for GPUs, gloo for CPUs.
+            needs_group: Alone, too, make a group (of one), which sharded tables want.
+        """
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         if "WORLD_SIZE" not in os.environ:
+            if needs_group and not dist.is_initialized():
+                alone: Any = dist.HashStore()  # type: ignore[attr-defined]
+                dist.init_process_group(backend, store=alone, rank=0, world_size=1)
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group(backend)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -46,8 +72,21 @@ class Ranks:
 
     def leave(self) -> None:
         """Leave the group."""
-        if self.world_size > 1:
+        if dist.is_initialized():
             dist.destroy_process_group()
+
+    def lost_by(self, error: RuntimeError) -> bool:
+        """True where an error says that another process is gone, whose own error is the cause."""
+        text = str(error)
+        return self.world_size > 1 and any(sign in text for sign in _LOST)
+
+    def lost_text(self, error: RuntimeError) -> str:
+        """What to tell of such an error."""
+        reason = str(error).splitlines()[0][:200]
+        return (
+            "stopped, because another process did (its own error, or the launcher's report, says "
+            f"why). Here: {reason}"
+        )
 
     def wait(self) -> None:
         """Return once every rank is here."""
@@ -74,6 +113,22 @@ class Ranks:
         box = [text]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What the first rank makes, on every rank.
+
+        Raises:
+            ConfigError, SchemaError, CheckpointError, OSError: on every rank, the first one's.
+        """
+        return make() if self.world_size == 1 else agreed(make)
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None for _ in self._all()]
+        dist.all_gather_object(found, value)
+        return found
 
     def copy_buffers(self, module: torch.nn.Module) -> None:
         """Give every rank the first one's buffers: batch norm sees another share of the rows on
