@@ -432,4 +432,6 @@ def identity(cfg: DictConfig) -> str:
     for key in NOT_TRAINING:
         values.get("trainer", {}).pop(key, None)
     values.get("data", {}).pop("rebuild", None)
+    # Where tables lie changes no number; a run continues on other machines.
+    (values.get("embedding") or {}).pop("sharding", None)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
