@@ -223,7 +223,7 @@ class TuningRun:
         """Try configurations, then repeat the best."""
         plan = lambda study: None  # noqa: E731
         if self.columns is not None and self.columns.halving:
-            plan = ranked.Halving(self.columns, max(self.options.startup_trials // 2, 3))
+            plan = ranked.Halving(self.columns)
         search(self.study, self.objective, self.options, self.tell, plan, spent)
         self.repeat_best()
 
@@ -232,12 +232,15 @@ class TuningRun:
         cfg = self.base.copy()
         cfg.seed = seed
         for one in self.dimensions():
-            value = one.value(params[one.key])
-            if self.columns is not None and one.key == ranked.KEY:
-                cfg.data.features, cfg.data.top = self.columns.taken(value), None
-            else:
-                OmegaConf.update(cfg, one.key, value)
+            self.apply(cfg, one.key, one.value(params[one.key]))
         return cfg
+
+    def apply(self, cfg: DictConfig, key: str, value: Any) -> None:
+        """Give a configuration one value of a trial."""
+        if self.columns is not None and key == ranked.KEY:
+            cfg.data.features, cfg.data.top = self.columns.taken(value), None
+        else:
+            OmegaConf.update(cfg, key, value)
 
     def objective(self, trial: optuna.Trial) -> float:
         """Mean over the seeds; only the first one's run can be stopped early."""

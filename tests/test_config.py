@@ -18,7 +18,7 @@ from recsys.training.options import TrainerOptions
 from recsys.training.ranking_loop import RankingOptions
 
 ROOT = Path(__file__).parents[1]
-NOT_OF_TRAIN = {"retrieval": "build_index"}
+NOT_OF_TRAIN = {"retrieval": "build_index", "search": "tune"}
 """The pipeline of a group that training does not read."""
 GROUPS = [
     (folder.name, option)

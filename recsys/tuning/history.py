@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import polars as pl
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -167,10 +167,10 @@ def importance_plot(subject: Subject, found: dict[str, float]) -> tuple[Figure, 
     )
 
 
-def _positions(values: pl.Series) -> tuple[np.ndarray, list[str]]:
+def _positions(values: pl.Series, log: bool) -> tuple[np.ndarray, list[str]]:
     """Where values stand on an axis; a few different ones stand side by side, with their names."""
     kinds = values.unique().to_list()
-    if values.dtype.is_numeric() and len(kinds) > FEW:
+    if values.dtype.is_numeric() and (log or len(kinds) > FEW):
         return values.to_numpy(), []
     order = sorted(kinds) if values.dtype.is_numeric() else sorted(kinds, key=str)
     return np.array([order.index(one) for one in values.to_list()]), [
@@ -200,7 +200,7 @@ def slice_plot(
     )  # fmt: skip
     points = None
     for axis, key in zip(axes, shown, strict=False):
-        x, names = _positions(done[key])
+        x, names = _positions(done[key], key in log)
         if names:
             axis.set_xticks(range(len(names)), [name[:14] for name in names], fontsize=7)
         points = axis.scatter(
@@ -208,7 +208,7 @@ def slice_plot(
             edgecolors=BLUE, linewidths=0.4,
         )  # fmt: skip
         axis.set_xlabel(key, fontsize=8)
-        if key in log and not names:
+        if key in log:
             axis.set_xscale("log")
             axis.xaxis.set_minor_formatter(NullFormatter())
     for axis in axes[len(shown) :]:
@@ -218,6 +218,6 @@ def slice_plot(
     if len(done):
         _zoom(axes[0], done)
     if points is not None:
-        bar = figure.colorbar(points, ax=axes, shrink=0.8)
+        bar = figure.colorbar(points, ax=axes, shrink=0.8, ticks=MaxNLocator(6, integer=True))
         bar.set_label("trial", fontsize=8)
     return figure, {name: done[name].to_list() for name in ("trial", "value", *shown)}

@@ -3,11 +3,12 @@
 A table of F columns has 2^F subsets; along a ranking it has F, of which a few sizes are enough. The
 space is cut down before the first trial:
 
-    columns that tell nothing above chance, and copies of others, are left out; two columns that
-    tell something only together count as what they tell together
-    sizes are halved from all that is left: K, K/2, K/4, ...
+    constant columns and copies of others are left out; two columns that tell something only
+    together count as what they tell together; those that tell nothing above chance come last
+    sizes are all of these, the K above chance, K/3, K/9, ...
     the first trials are drawn at the smallest size, where they are cheap; the best third of them is
-    tried again at the next size, and so on (successive halving over columns instead of epochs)
+    tried again at the next size, and so on (successive halving over columns instead of epochs);
+    after that, two trials of three have the size of the best one
 
 What is known of the columns is the ranking of `pipelines.rank_features`, made from training rows.
 """
@@ -36,7 +37,13 @@ FROM = "from"
 MOST_FALSE = 0.05
 SMALLEST = 3
 PROMOTED = 3
-"""One in so many trials of a size is tried again at the next."""
+"""One in so many trials of a size is tried again at the next; sizes are so many times apart."""
+FREE = 3
+"""After the first trials, one in so many may have any size."""
+FIRST = 6
+"""Trials at the smallest size."""
+USELESS = ("same as ", "constant", "missing in every row")
+"""Flags of columns that no model can use."""
 
 
 @dataclass(frozen=True)
@@ -83,44 +90,49 @@ def read_columns(path: Path, shrink: bool) -> RankedColumns:
     if not shrink:
         return RankedColumns(tuple(names), tuple(range(1, len(names) + 1)), halving=False)
     partners: dict[str, str] = {}
-    kept = list(names)
+    kept: list[str] = list(names)
+    rest: list[str] = []
     if path.suffix == ".csv":
         table = pl.read_csv(path, infer_schema_length=None)
         if {"feature", "excess", "q", "score"} <= set(table.columns):
-            kept, partners = _above_chance(table, _pairs(path.with_name("pairs.csv"), len(names)))
+            pairs = _pairs(path.with_name("pairs.csv"), len(names))
+            kept, rest, partners = _above_chance(table, pairs)
     if not kept:
         raise ConfigError(
             f"search.features={path}: no column tells more than chance. Look at the report beside "
             "it, or search over all columns: search.shrink=false."
         )
-    dropped = tuple(name for name in names if name not in kept)
-    return RankedColumns(tuple(kept), _sizes(kept, partners), dropped)
+    taken = (*kept, *rest)
+    dropped = tuple(name for name in names if name not in taken)
+    sizes = sorted({*_sizes(kept, partners), len(taken)})
+    return RankedColumns(taken, tuple(sizes), dropped)
 
 
 def _above_chance(
     table: pl.DataFrame, pairs: list[tuple[str, str, float]]
-) -> tuple[list[str], dict[str, str]]:
-    """Columns by what they tell alone or in a pair, and the partner of those that need one."""
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """Columns by what they tell alone or in a pair; the others; partners of those that need one."""
     flags = (
-        table["flags"].fill_null("") if "flags" in table.columns else pl.Series([""] * len(table))
+        table["flags"].fill_null("").to_list() if "flags" in table.columns else [""] * len(table)
     )
-    worth: dict[str, float] = {}
-    copies: set[str] = set()
-    for row, flag in zip(table.iter_rows(named=True), flags, strict=True):
-        if "same as " in flag:
-            copies.add(row["feature"])
-        elif row["excess"] > 0 and row["q"] <= MOST_FALSE:
-            worth[row["feature"]] = float(row["excess"])
+    names = [
+        name
+        for name, flag in zip(table["feature"], flags, strict=True)
+        if not any(sign in flag for sign in USELESS)
+    ]
+    worth = {
+        row["feature"]: float(row["excess"])
+        for row in table.iter_rows(named=True)
+        if row["feature"] in names and row["excess"] > 0 and row["q"] <= MOST_FALSE
+    }
     partners: dict[str, str] = {}
     for first, second, told in pairs:
-        if {first, second} & copies:
-            continue
         for name, other in ((first, second), (second, first)):
-            if told > worth.get(name, 0.0):
+            if {name, other} <= set(names) and told > worth.get(name, 0.0):
                 worth[name] = told
                 partners[name] = other
-    place = {name: at for at, name in enumerate(table["feature"])}
-    return sorted(worth, key=lambda name: (-worth[name], place[name])), partners
+    kept = sorted(worth, key=lambda name: (-worth[name], names.index(name)))
+    return kept, [name for name in names if name not in worth], partners
 
 
 def _pairs(path: Path, num_columns: int) -> list[tuple[str, str, float]]:
@@ -136,22 +148,20 @@ def _pairs(path: Path, num_columns: int) -> list[tuple[str, str, float]]:
     ]
 
 
-def _sizes(names: list[str], partners: dict[str, str]) -> tuple[int, ...]:
-    """K, K/2, K/4, ...; a size that would part a pair takes one column more."""
+def _sizes(names: list[str], partners: dict[str, str]) -> set[int]:
+    """K, K/3, K/9, ...; a size that would part a pair takes one column more."""
     sizes = {len(names)}
     size = len(names)
-    while (size := -(-size // 2)) >= SMALLEST and size < len(names):
+    while (size := -(-size // PROMOTED)) >= SMALLEST:
         cut = size
         while cut < len(names) and partners.get(names[cut - 1]) == names[cut]:
             cut += 1
         sizes.add(cut)
-        if size == SMALLEST:
-            break
-    return tuple(sorted(sizes))
+    return sizes
 
 
 class Halving:
-    """Queues the first trials of a search over ranked columns.
+    """Queues the trials of a search over ranked columns.
 
     Every step is a function of the trials that there are, so that any process can take it.
 
@@ -160,14 +170,14 @@ class Halving:
         trials: Drawn at the smallest size.
     """
 
-    def __init__(self, columns: RankedColumns, trials: int) -> None:
+    def __init__(self, columns: RankedColumns, trials: int = FIRST) -> None:
         self.columns = columns
         self.counts = [trials]
         for _ in columns.sizes[1:]:
             self.counts.append(max(self.counts[-1] // PROMOTED, 1))
 
     def __call__(self, study: Study) -> None:
-        """Queue the next trial, unless one is waiting or every rung is full."""
+        """Queue the next trial, unless one is waiting or it is free."""
         trials = study.get_trials(deepcopy=False)
         if any(one.state == TrialState.WAITING for one in trials):
             return
@@ -183,6 +193,9 @@ class Halving:
                 chosen = [one for one in below if one.number not in promoted]
                 self._queue(study, rung, chosen[0] if chosen else None)
                 return
+        best = _best_first(study, trials)
+        if best and len(trials) % FREE:
+            study.enqueue_trial({KEY: best[0].params[KEY]})
 
     def _queue(self, study: Study, rung: int, source: FrozenTrial | None) -> None:
         size = {KEY: self.columns.sizes[rung]}

@@ -65,9 +65,9 @@ def open_study(
         ConfigError: the storage cannot be used, or holds another search by this name.
     """
     file = sqlite_file(storage)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
     try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
         with _quiet():
             study = optuna.create_study(
                 storage=_storage(storage, options.heartbeat),

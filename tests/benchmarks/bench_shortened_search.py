@@ -125,7 +125,7 @@ def step(run: Any) -> dict[str, Any]:
 
     def plan(study: Any) -> None:
         if run.columns is not None:
-            ranked.Halving(run.columns, max(run.options.startup_trials // 2, 3))(study)
+            ranked.Halving(run.columns)(study)
 
     ended: list[Any] = []
     before = time.process_time()
