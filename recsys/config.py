@@ -45,9 +45,9 @@ TRAINERS = {"cf": "ranking", "towers": "ranking"}
 """Choice of `trainer` for a family, where `default` is not meant for it."""
 FREE_FORM = (
     "data.fields.", "data.types.", "data.histories.", "data.nested.", "tasks.weights.",
-    "search.space",
+    "search.space", "tracking.tags",
 )  # fmt: skip
-"""Mappings whose keys are the user's own: names of columns, or of what is searched."""
+"""Mappings whose keys are the user's own: names of columns, of what is searched, of tags."""
 
 if typing.TYPE_CHECKING:
     from recsys.data.interactions import Interactions
