@@ -37,7 +37,7 @@ from recsys.embedding.sharding import (
     sharder,
     smallest_memory,
 )
-from recsys.embedding.storage import SparseStorage, Storage
+from recsys.embedding.storage import SparseStorage, Storage, physical_width, rowwise_scale
 from recsys.environment import require_compatible_versions
 from recsys.errors import ConfigError
 
@@ -105,7 +105,10 @@ class ShardedStorage(Storage):
         if not dist.is_initialized():
             raise RuntimeError("a sharded storage needs a process group; see Ranks.join.")
         self.num_rows, self.width = num_rows, width
-        self.physical_width = -(-width // 4) * 4
+        self.physical_width = physical_width(width)
+        # Rates and epsilons of whatever updates rows of the physical width.
+        by_row = sharding.optimizer == "rowwise_adagrad"
+        self.rate_scale = rowwise_scale(width) if by_row else 1.0
         self.sharding = sharding
         self.world_size = dist.get_world_size()
         self.replicated: SparseStorage | None = None
@@ -147,6 +150,7 @@ class ShardedStorage(Storage):
         self._by_event = [name for name in split if reads[name].sequences]
         self._replicate(whole)
         _leave_unsaid()
+        _forget_groups_that_are_gone()
         # TorchRec draws weights of its own; what is drawn after them must not depend on the plan.
         device = self.sharding.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -222,9 +226,10 @@ class ShardedStorage(Storage):
         }
         found = {
             "optimizer": kinds[self.sharding.optimizer],
-            "learning_rate": self.sharding.lr,
+            "learning_rate": self.sharding.lr * self.rate_scale,
         }
-        return found if self.sharding.optimizer == "sgd" else {**found, "eps": self.sharding.eps}
+        eps = self.sharding.eps * self.rate_scale
+        return found if self.sharding.optimizer == "sgd" else {**found, "eps": eps}
 
     def _placed(self, plans: Any) -> Iterator[PlacedTable]:
         """The plan as plain values, in the order of the tables."""
@@ -506,7 +511,7 @@ class ShardedStorage(Storage):
     def set_learning_rate(self, lr: float) -> None:
         for sharded in self._collections.values():
             for group in sharded.fused_optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * self.rate_scale
             sharded.fused_optimizer.step()  # moves nothing: it hands the rate to the kernels
 
     def local_part(self) -> Storage | None:
@@ -521,6 +526,14 @@ def _leave_unsaid() -> None:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     names = "reduce_scatter_tensor|all_gather_into_tensor"
     warnings.filterwarnings("ignore", f".*({names}). is deprecated", FutureWarning)
+
+
+def _forget_groups_that_are_gone() -> None:
+    """TorchRec keeps the groups of a host for good; of a group that was left they would hang."""
+    from torchrec.distributed import comm
+
+    if comm._INTRA_PG is not None and comm._INTRA_PG not in dist.distributed_c10d._world.pg_map:
+        comm._INTRA_PG = comm._CROSS_PG = None
 
 
 class _ScaleGradient(torch.autograd.Function):

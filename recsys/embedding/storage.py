@@ -14,6 +14,7 @@ Letters   R rows, W width, n single rows, m rows in bags, b bags.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -125,6 +126,23 @@ class SparseStorage(DenseStorage):
     sparse_gradient = True
 
 
+def physical_width(width: int) -> int:
+    """Columns that FBGEMM gives a row: the next multiple of 4."""
+    return -(-width // 4) * 4
+
+
+def rowwise_scale(width: int) -> float:
+    """What makes FBGEMM's row-wise Adagrad that of the columns there are: it takes its mean over
+    the physical width, so that the root of the state is smaller by sqrt(W / V); a learning rate and
+    an epsilon that are smaller by as much undo it.
+
+    Example:
+        >>> rowwise_scale(16), rowwise_scale(1)
+        (1.0, 0.5)
+    """
+    return math.sqrt(width / physical_width(width))
+
+
 class FusedStorage(Storage):
     """FBGEMM's table: gradient and optimiser step are one kernel, run inside `backward()`.
 
@@ -174,7 +192,8 @@ class FusedStorage(Storage):
         on_gpu = torch.device(device).type == "cuda"
         self.num_rows, self.width = num_rows, width
         self.optimizer = optimizer
-        self.physical_width = -(-width // 4) * 4
+        self.physical_width = physical_width(width)
+        self._scale = rowwise_scale(width) if optimizer == "rowwise_adagrad" else 1.0
         self.kernel = SplitTableBatchedEmbeddingBagsCodegen(
             [
                 (
@@ -185,8 +204,8 @@ class FusedStorage(Storage):
                 )
             ],
             optimizer=kinds[optimizer],
-            learning_rate=lr,
-            eps=eps,
+            learning_rate=lr * self._scale,
+            eps=eps * self._scale,
             pooling_mode=PoolingMode.SUM,
             device=torch.device(device),
         )
@@ -221,7 +240,7 @@ class FusedStorage(Storage):
         return {"sum_of_squares": momentum}
 
     def set_learning_rate(self, lr: float) -> None:
-        self.kernel.set_learning_rate(lr)
+        self.kernel.set_learning_rate(lr * self._scale)
 
     def initialize(self, std: float) -> None:
         (weight,) = self.kernel.split_embedding_weights()

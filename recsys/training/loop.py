@@ -441,7 +441,7 @@ class Trainer:
         if whole is not None and self.optimizers.sparse is not None:
             return state | plain_state(self.lookup, whole)
         if isinstance(storage, ShardedStorage) and checkpoint.tables is None:
-            storage.fill(sharded_state(self.lookup.layout, state))
+            storage.fill(sharded_state(self.lookup, state))
             state.pop(PLAIN_STATE, None)
         return state
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recsys.embedding.layout import Layout
 from recsys.embedding.lookup import EmbeddingLookup
+from recsys.embedding.storage import rowwise_scale
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.table_files import read_whole
 
@@ -63,20 +63,27 @@ def plain_weights(
 def plain_state(lookup: EmbeddingLookup, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of tables read whole, as the optimiser of a plain table saves it; nothing where
     there is none."""
-    tables = lookup.layout.ranges
+    tables, width = lookup.layout.ranges, lookup.storage.width
     if any(f"{table.name}.{STATE}" not in whole for table in tables):
         return {}
     parts = [whole[f"{table.name}.{STATE}"] for table in tables]
-    parts = [part[:, : lookup.storage.width] if part.ndim == 2 else part for part in parts]
+    parts = [part[:, :width] if part.ndim == 2 else part / _by_width(width) for part in parts]
     return {PLAIN_STATE: torch.cat([torch.zeros_like(parts[0][:1]), *parts])}
 
 
-def sharded_state(layout: Layout, optimizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def sharded_state(lookup: EmbeddingLookup, optimizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `plain_state`: `<table>.<state>` out of a plain checkpoint's optimiser."""
     if PLAIN_STATE not in optimizer:
         return {}
     state = optimizer[PLAIN_STATE]
+    if state.ndim == 1:
+        state = state * _by_width(lookup.storage.width)
     return {
         f"{table.name}.{STATE}": state[table.start : table.start + table.rows]
-        for table in layout.ranges
+        for table in lookup.layout.ranges
     }
+
+
+def _by_width(width: int) -> float:
+    """A mean over the physical width by one over the width; 1 where both are equal."""
+    return rowwise_scale(width) ** 2

@@ -151,14 +151,18 @@ class OptimizerOptions:
         return make
 
 
-def _row_sparse(weight: nn.Parameter, options: OptimizerOptions) -> RowSparseOptimizer:
-    """The optimiser of a table whose gradient holds the rows of the batch."""
+def _row_sparse(
+    weight: nn.Parameter, options: OptimizerOptions, scale: float = 1.0
+) -> RowSparseOptimizer:
+    """The optimiser of a table whose gradient holds the rows of the batch; `scale` multiplies its
+    learning rate and its epsilon."""
+    lr, eps = options.table_lr * scale, options.eps * scale
     if options.name == "lazy_adam":
-        return LazyAdam([weight], options.table_lr, options.betas, options.eps)
+        return LazyAdam([weight], lr, options.betas, eps)
     if options.name == "sgd":
-        return SGD([weight], options.table_lr)
+        return SGD([weight], lr)
     kind = Adagrad if options.name == "adagrad" else RowwiseAdagrad
-    return kind([weight], options.table_lr, options.eps)
+    return kind([weight], lr, eps)
 
 
 class Optimizers:
@@ -192,8 +196,11 @@ class Optimizers:
         if isinstance(local, DenseStorage):
             self.table = local.weight
         self.sparse: RowSparseOptimizer | None = None
+        self._sparse_scale = 1.0
         if isinstance(local, SparseStorage):
-            self.sparse = _row_sparse(local.weight, options)
+            if isinstance(self.storage, ShardedStorage):
+                self._sparse_scale = self.storage.rate_scale
+            self.sparse = _row_sparse(local.weight, options, self._sparse_scale)
             if isinstance(self.storage, ShardedStorage):
                 self.storage.replicated_state = self._state_of(self.sparse, local.weight)
         elif self.table is not None:
@@ -229,7 +236,7 @@ class Optimizers:
                 group["lr"] = rate * scale
         if self.sparse is not None:
             for group in self.sparse.param_groups:
-                group["lr"] = self.options.table_lr * scale
+                group["lr"] = self.options.table_lr * scale * self._sparse_scale
         self.storage.set_learning_rate(self.options.table_lr * scale)
 
     @property
