@@ -322,9 +322,8 @@ class ShardedStorage(Storage):
         lengths = torch.zeros(len(self._row_keys), bags, dtype=torch.int64, device=rows.device)
         lengths[: len(codes), :count] = there
         for slot, (name, number) in enumerate(self._row_lists, start=len(codes)):
-            list_rows, offsets = lists[number]
+            list_rows, lengths[slot, :count] = without_padding(*lists[number])
             values.append(list_rows - self.tables[name].start)
-            lengths[slot, :count] = offsets.diff()
         out = self._look_up("rows", self._row_keys, torch.cat(values), lengths.view(-1))
         slots = self._slot_of_key.get("rows")
         if slots is None:
@@ -353,8 +352,9 @@ class ShardedStorage(Storage):
             found = [part[part != 0] - start for part in parts]
             sizes = [(part != 0).long() for part in parts]
             for i in reads.lists:
-                found.append(lists[i][0] - start)
-                sizes.append(lists[i][1].diff())
+                list_rows, size = without_padding(*lists[i])
+                found.append(list_rows - start)
+                sizes.append(size)
             for i in reads.sequences:
                 there = sequences[i] != 0
                 found.append(sequences[i][there] - start)
@@ -547,6 +547,22 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0] * ctx.factor, None
+
+
+def without_padding(rows: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Lists without row 0, which no process holds, and their lengths.
+
+    Shape:
+        rows, offsets  [m], [B + 1]
+        return         [at most m], [B]
+
+    Example:
+        >>> without_padding(torch.tensor([3, 0, 4]), torch.tensor([0, 2, 2, 3]))
+        (tensor([3, 4]), tensor([1, 0, 1]))
+    """
+    there = rows != 0
+    before = nn.functional.pad(there.cumsum(0), (1, 0))
+    return rows[there], before[offsets].diff()
 
 
 def normal_at(rows: Tensor, columns: Tensor, key: int) -> Tensor:
