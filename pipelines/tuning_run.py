@@ -165,6 +165,8 @@ class TuningRun:
             self.options, self.storage(), name, fingerprint, self.maximize,
             self.trainer_options.epochs,
         )  # fmt: skip
+        if self.columns is not None and self.options.pruner != "none":
+            self.study.pruner = ranked.SameSizePruner(self.study.pruner)
         given = self.cfg.output_dir
         self.folder = Path(given) if given else OUTPUTS / data.name / "tune" / name
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,15 @@ What is known of the columns is the ranking of `pipelines.rank_features`, made f
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import polars as pl
 from optuna import Study
 from optuna.distributions import CategoricalDistribution
+from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -204,6 +207,42 @@ class Halving:
         else:
             attributes = {RUNG: rung, FROM: source.number}
             study.enqueue_trial({**source.params, **size}, user_attrs=attributes)
+
+
+class SameSizePruner(BasePruner):
+    """Compares a trial with those of its own size: few columns are learnt sooner, not better.
+
+    A trial that was promoted runs to its end.
+
+    Args:
+        inner: Decides, on what it is shown.
+    """
+
+    def __init__(self, inner: BasePruner) -> None:
+        self.inner = inner
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether to stop the trial here."""
+        if FROM in trial.user_attrs:
+            return False
+        return self.inner.prune(cast(Study, _SameSize(study, trial.params.get(KEY))), trial)
+
+
+class _SameSize:
+    """A study of which only the trials of one size are seen."""
+
+    def __init__(self, study: Study, size: object) -> None:
+        self._study = study
+        self._size = size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        found = self._study.get_trials(deepcopy=deepcopy, states=states)
+        return [one for one in found if one.params.get(KEY) == self._size]
 
 
 def _best_first(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:

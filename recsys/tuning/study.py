@@ -7,6 +7,7 @@ back into the queue; one that failed by itself is not.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -251,19 +252,18 @@ def search(
         running: list[Trial] = []
         try:
             with _quiet():
-                study.optimize(
-                    _guarded(objective, running),
-                    n_trials=1,
-                    catch=(FailedTrialError,),
-                    gc_after_trial=True,
-                )
+                study.optimize(_guarded(objective, running), n_trials=1, catch=(FailedTrialError,))
         except KeyboardInterrupt:
             for trial in running:
                 put_back(study, _frozen(study, trial), died=False)
             raise
         ended = _frozen(study, running[0])
         told(ended)
-        failures = failures + 1 if ended.state == TrialState.FAIL else 0
+        if ended.state == TrialState.FAIL:
+            gc.collect()  # what did not fit must not stay for the next one
+            failures += 1
+        else:
+            failures = 0
         if failures == FAILURES:
             raise ConfigError(
                 f"{FAILURES} trials in a row failed, the last one so: "

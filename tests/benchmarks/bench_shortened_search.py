@@ -74,6 +74,7 @@ def make_search(arm: str, keys: Sequence[str], seed: int) -> Any:
     from recsys.errors import ConfigError
     from recsys.tracking.console import Console
     from recsys.tracking.tracker import Tracker
+    from recsys.tuning.ranked_columns import SameSizePruner
     from recsys.tuning.sampler import make_sampler
     from recsys.tuning.space import Dimension
     from recsys.tuning.study import make_pruner
@@ -112,6 +113,8 @@ def make_search(arm: str, keys: Sequence[str], seed: int) -> Any:
         sampler=make_sampler("tpe", seed, run.options.startup_trials),
         pruner=make_pruner(run.options, run.trainer_options.epochs),
     )
+    if run.columns is not None:
+        run.study.pruner = SameSizePruner(run.study.pruner)
     run.folder = Path("unused")
     return run
 
@@ -251,7 +254,7 @@ def main() -> None:
     parser.add_argument("what", choices=("planted", "diabetes130", "figure"))
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--budget", type=float, default=120.0, help="seconds of each search")
+    parser.add_argument("--budget", type=float, default=50.0, help="seconds of each search")
     parser.add_argument("--model", default="deepfm")
     parser.add_argument("--sets", nargs="+", default=["planted", "diabetes130"])
     given = parser.parse_args()

@@ -31,6 +31,26 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def small(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fewer rows of the person's own table."""
+    path = tmp_path_factory.mktemp("small") / "clicks.parquet"
+    pl.read_parquet(clicks)[:2000].write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Columns of falling worth, and noise."""
+    rng = np.random.default_rng(0)
+    columns = {f"c{i}": rng.integers(0, 4, 3000) for i in range(8)}
+    logit = sum((1.6 / (i + 1)) * rng.normal(size=4)[columns[f"c{i}"]] for i in range(5))
+    columns["clicked"] = (rng.random(3000) < 1 / (1 + np.exp(-logit))).astype(np.int8)
+    path = tmp_path_factory.mktemp("wide") / "wide.parquet"
+    pl.DataFrame(columns).write_parquet(path)
+    return path
+
+
 def run(clicks: Path, *keys: str) -> dict[str, Any]:
     return tune(config.compose("tune", [*mine(clicks), *SPACE, *keys]))
 
@@ -39,8 +59,8 @@ def trials(result: dict[str, Any]) -> pl.DataFrame:
     return pl.read_csv(Path(result["output_dir"]) / "trials.csv")
 
 
-def test_training_from_the_best_gives_its_value_again(clicks: Path, here: Path) -> None:
-    result = run(clicks, "search.trials=3", "output_dir=out")
+def test_training_from_the_best_gives_its_value_again(small: Path, here: Path) -> None:
+    result = run(small, "search.trials=3", "output_dir=out")
     table = trials(result)
     assert result["best"]["value"] == table["value"].max() == result["best"]["first_seed_value"]
     assert result["trials"] == {"done": 3}
@@ -58,11 +78,11 @@ def test_training_from_the_best_gives_its_value_again(clicks: Path, here: Path) 
 
 
 def test_no_trial_reads_a_test_row(
-    clicks: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The labels of the test rows are turned round, and every loader is watched."""
-    frame = pl.read_parquet(clicks)
-    parts = {"train": frame[:4000], "val": frame[4000:5000], "test": frame[5000:]}
+    frame = pl.read_parquet(small)
+    parts = {"train": frame[:1200], "val": frame[1200:1600], "test": frame[1600:]}
     splits = set()
     make = Loader.__init__
 
@@ -88,9 +108,9 @@ def test_no_trial_reads_a_test_row(
     assert trials(found[0])["value"].to_list() == trials(found[1])["value"].to_list()
 
 
-def test_the_mean_over_seeds_decides_and_finalists_are_repeated(clicks: Path) -> None:
+def test_the_mean_over_seeds_decides_and_finalists_are_repeated(small: Path) -> None:
     result = run(
-        clicks, "search.trials=2", "seed=range(2)", "search.finalists=1", "search.final_seeds=3"
+        small, "search.trials=2", "seed=range(2)", "search.finalists=1", "search.final_seeds=3"
     )
     assert len(result["best"]["values"]) == 3
     assert result["best"]["value"] == pytest.approx(np.mean(result["best"]["values"]))
@@ -99,27 +119,27 @@ def test_the_mean_over_seeds_decides_and_finalists_are_repeated(clicks: Path) ->
     best = table.filter(pl.col("trial") == result["best"]["trial"])["value"].item()
     assert best == table["value"].max() == pytest.approx(np.mean(result["best"]["values"][:2]))
     again = run(
-        clicks, "search.trials=2", "seed=range(2)", "search.finalists=1", "search.final_seeds=3"
+        small, "search.trials=2", "seed=range(2)", "search.finalists=1", "search.final_seeds=3"
     )
     result["run_id"] = again["run_id"]  # without tracking, each call has its own
     assert again == result  # everything was there
 
 
-def test_it_goes_on_where_it_stopped_as_if_it_had_not(clicks: Path) -> None:
-    whole = run(clicks, "search.trials=5", "search.study=whole")
-    run(clicks, "search.trials=2", "search.study=parts")
-    parts = run(clicks, "search.trials=5", "search.study=parts")
+def test_it_goes_on_where_it_stopped_as_if_it_had_not(small: Path) -> None:
+    whole = run(small, "search.trials=4", "search.study=whole")
+    run(small, "search.trials=2", "search.study=parts")
+    parts = run(small, "search.trials=4", "search.study=parts")
     columns = ["trial", "state", "value", "optimizer.lr", "ctr.num_heads"]
     assert trials(parts).select(columns).equals(trials(whole).select(columns))
     with pytest.raises(ConfigError, match="holds another search"):
-        run(clicks, "search.trials=5", "search.study=parts", "embedding.dim=4")
+        run(small, "search.trials=4", "search.study=parts", "embedding.dim=4")
 
 
 def test_what_diverges_is_refused_or_does_not_fit_fails_and_the_search_goes_on(
-    clicks: Path,
+    small: Path,
 ) -> None:
     result = run(
-        clicks, "search.trials=8", "search.sampler=random", "trainer.epochs=1",
+        small, "search.trials=8", "search.sampler=random", "trainer.epochs=1",
         "search.space.optimizer.lr=[1e-3,1e30]", "search.space.ctr.num_heads=[1,3]",
         "search.space.embedding.dim=[8,100000000000]",
     )  # fmt: skip
@@ -134,9 +154,10 @@ def test_what_diverges_is_refused_or_does_not_fit_fails_and_the_search_goes_on(
     assert result["best"]["params"]["ctr.num_heads"] == 1
 
 
-def test_trials_that_are_behind_are_stopped(clicks: Path) -> None:
+@pytest.mark.slow
+def test_trials_that_are_behind_are_stopped(small: Path) -> None:
     result = run(
-        clicks, "search.trials=12", "trainer.epochs=4", "search.space.optimizer.lr=[1e-7,1e-2]",
+        small, "search.trials=12", "trainer.epochs=4", "search.space.optimizer.lr=[1e-7,1e-2]",
         "search.sampler=random",
     )  # fmt: skip
     table = trials(result)
@@ -146,12 +167,12 @@ def test_trials_that_are_behind_are_stopped(clicks: Path) -> None:
     assert pruned["validations"].max() < 4
 
 
-def test_columns_are_chosen_along_their_ranking(clicks: Path, here: Path) -> None:
-    result = run(clicks, "search.features=rank", "search.trials=6", "search.startup_trials=6")
+def test_columns_are_chosen_along_their_ranking(wide: Path, here: Path) -> None:
+    result = run(wide, "search.features=rank", "search.trials=8", "trainer.epochs=1")
     table = trials(result)
     assert len(set(table["data.top"])) > 1
     assert table["data.top"][0] == min(table["data.top"])
-    ranking = next(here.glob("outputs/clicks/ranking/*/ranking.csv"))
+    ranking = next(here.glob("outputs/wide/ranking/*/ranking.csv"))
     assert table["elapsed"][0] > table["seconds"][0]  # the ranking took its time
     again = train(
         config.compose(
@@ -165,8 +186,9 @@ def test_columns_are_chosen_along_their_ranking(clicks: Path, here: Path) -> Non
     assert again["metrics"]["val"]["auc"] == result["best"]["value"]
 
 
-def test_trees_and_models_of_several_labels(clicks: Path, here: Path) -> None:
-    data = ["data=parquet", f"data.path={clicks}", "data.label=clicked"]
+@pytest.mark.slow
+def test_trees_and_models_of_several_labels(small: Path, here: Path) -> None:
+    data = ["data=parquet", f"data.path={small}", "data.label=clicked"]
     more = ["tracking=none", "console=none", "search.trials=2"]
     trees = tune(config.compose("tune", ["ctr=lightgbm", *data, *more, "ctr.num_rounds=20"]))
     assert 0.5 < trees["best"]["value"] < 1
@@ -183,8 +205,8 @@ def test_trees_and_models_of_several_labels(clicks: Path, here: Path) -> None:
     assert 0.3 < tasks["best"]["metrics"]["auc"] < 1
 
 
-def test_trials_are_children_of_one_run(clicks: Path, here: Path) -> None:
-    keys = [*mine(clicks), *[one for one in SPACE if one != "tracking=none"], "trainer.epochs=1"]
+def test_trials_are_children_of_one_run(small: Path, here: Path) -> None:
+    keys = [*mine(small), *[one for one in SPACE if one != "tracking=none"], "trainer.epochs=1"]
     for count in (1, 2):
         result = tune(config.compose("tune", [*keys, f"search.trials={count}", "output_dir=out"]))
     client = mlflow.MlflowClient(f"sqlite:///{here}/outputs/mlflow.db")
@@ -223,17 +245,17 @@ def test_trials_are_children_of_one_run(clicks: Path, here: Path) -> None:
     ],
 )
 def test_wrong_usage_is_told_before_the_first_trial(
-    clicks: Path, keys: list[str], message: str
+    small: Path, keys: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        run(clicks, *keys)
+        run(small, *keys)
     assert message in str(error.value)
 
 
-def test_torchrun_is_refused(clicks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without torchrun"):
-        TuningRun(config.compose("tune", [*mine(clicks), *SPACE]), "ctr")
+        TuningRun(config.compose("tune", [*mine(small), *SPACE]), "ctr")
 
 
 def test_small_pieces() -> None:

@@ -8,7 +8,13 @@ import pytest
 from optuna.trial import TrialState
 
 from recsys.errors import ConfigError
-from recsys.tuning.ranked_columns import KEY, Halving, RankedColumns, read_columns
+from recsys.tuning.ranked_columns import (
+    KEY,
+    Halving,
+    RankedColumns,
+    SameSizePruner,
+    read_columns,
+)
 from recsys.tuning.sampler import RETRY
 
 
@@ -114,3 +120,29 @@ def test_a_trial_that_is_waiting_or_was_repeated_is_not_queued_twice() -> None:
         COLUMNS.dimension.suggest(trial)
         study.tell(trial, 1.0)
     assert counted == 2 + 1 + 1  # two more at the first size, one at each of the others
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_a_trial_is_compared_with_its_own_size(promoted: bool) -> None:
+    """Five trials of few columns are far ahead after a validation; five of its own are not."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    inner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
+    pruner = SameSizePruner(inner)
+    study = optuna.create_study(pruner=pruner)
+    size = COLUMNS.dimension.distribution
+    for columns, value in ((3, 0.1), (12, 0.8)):
+        for _ in range(5):
+            study.add_trial(
+                optuna.create_trial(params={KEY: columns}, distributions={KEY: size},
+                                    value=value, intermediate_values={1: value})
+            )  # fmt: skip
+    for value, behind in ((0.5, False), (0.9, True)):
+        study.enqueue_trial({KEY: 12}, user_attrs={"from": 0} if promoted else {})
+        trial = study.ask()
+        COLUMNS.dimension.suggest(trial)
+        trial.report(value, 1)
+        assert trial.should_prune() == (behind and not promoted)
+        study.pruner = inner
+        assert trial.should_prune()
+        study.pruner = pruner
+        study.tell(trial, state=TrialState.FAIL)
