@@ -17,6 +17,9 @@ goes on.
 What decides is trainer.monitor at its best validation, the mean over seeds where there are several.
 Test rows are never read: train the best configuration to see its test metrics.
 
+Used most: search.trials search.minutes search.patience search.space.<key> search.features
+(all of them, with what they mean: configs/search/_common.yaml)
+
 Writes to output_dir
     best.yaml              the best configuration, an experiment for pipelines.train
     trials.csv             every trial: state, value, seconds, parameters, reason of a failure

@@ -122,7 +122,7 @@ class TuningRun:
         path = Path(self.options.features)
         if self.options.features == RANK:
             path = OUTPUTS / data.name / "ranking" / f"for-{data.digest}" / "ranking.csv"
-            if not path.is_file():
+            if not path.with_name("ranking.json").is_file():  # which is written last
                 self.rank(path.parent)
         found = ranked.read_columns(path, self.options.shrink)
         there = data.pipeline.schema.names
@@ -143,10 +143,9 @@ class TuningRun:
         """Rank the columns by the training rows, as `pipelines.rank_features` does."""
         from pipelines.rank_features import rank_features
 
-        node = {**config.plain(self.base.data), "features": None, "top": None}
         cfg = config.compose("rank_features", ["tracking=none", "console=none"])
         with open_dict(cfg):
-            cfg.data = OmegaConf.create(node)
+            cfg.data = self.base.data
         cfg.ranking.halves = 0  # how stable ranks are is for people to read
         cfg.output_dir = str(folder)
         self.console.note("ranking the columns by the training rows")
@@ -342,7 +341,10 @@ class TuningRun:
         ranking = self.ranking()
         if ranking:
             result |= self.write_best(*ranking[0])
-        write_text_whole(self.folder / "result.json", json.dumps(result, indent=1))
+        text = json.dumps(result, indent=1)
+        write_text_whole(self.folder / "result.json", text)
+        if self.cfg.result_file:
+            write_text_whole(Path(self.cfg.result_file), text)
         for name in ("trials.csv", "result.json", "best.yaml"):
             if (self.folder / name).is_file():
                 self.parent.log_artifact(self.folder / name)

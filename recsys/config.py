@@ -235,8 +235,8 @@ def help_text(config_name: str) -> str:
     groups = [g for g in re.findall(r"^  - (\w+):", text, re.MULTILINE) if options(g)]
     lines = [doc, "", "Choices (group=option):"]
     lines += [f"  {group:<11}{' '.join(options(group))}" for group in groups]
-    keys = re.findall(r"^(\w+): *\S*? *# (.*)$", text, re.MULTILINE)
-    lines += ["", "Keys:", *(f"  {key:<14}{comment}" for key, comment in keys)]
+    keys = dict(re.findall(r"^(\w+): *\S*? *# (.*)$", text, re.MULTILINE))
+    lines += ["", "Keys:", *(f"  {key:<15} {comment}" for key, comment in keys.items())]
     lines += [
         "",
         "See what a choice holds:  --cfg job -p <group>     the whole configuration:  --cfg job",

@@ -23,6 +23,7 @@ ONLY_IN = {
     "torchrec": ["embedding", "environment.py"],
     "fbgemm_gpu": ["embedding", "environment.py"],
     "faiss": ["retrieval"],
+    "optuna": ["tuning"],
 }
 
 
