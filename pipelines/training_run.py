@@ -41,7 +41,7 @@ from recsys.training.optfs import GateOptions, OptFSTrainer
 from recsys.training.optimizers import STATE_FLOATS, OptimizerOptions, Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.progress import Observer
-from recsys.training.ranks import Ranks
+from recsys.training.ranks import Ranks, restarts
 from recsys.training.signals import Interrupted
 from recsys.training.task_balance import TaskBalance, TaskOptions
 
@@ -124,7 +124,7 @@ class TrainingRun(TrackedRun):
             ("checkpoints",),
             self.console.note,
         )
-        resume = self.trainer_options.resume or ("auto" if restarted() else None)
+        resume = self.trainer_options.resume or ("auto" if restarts() else None)
         mine: list[Continued | None] = [None]
 
         def chosen() -> tuple[str, int | None]:
@@ -399,11 +399,6 @@ def among(ranks: Sequence[int]) -> str:
     if len(every) > 1 and every == list(range(every[0], every[-1] + 1)):
         return f"{every[0]}-{every[-1]}"
     return ", ".join(map(str, every))
-
-
-def restarted() -> bool:
-    """True where torchrun has started this process again after a failure (`--max-restarts`)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def choose_device(name: str) -> torch.device:

@@ -33,6 +33,11 @@ _LOST = (
 T = TypeVar("T")
 
 
+def restarts() -> int:
+    """How often torchrun has started this process again after a failure (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among `world_size` processes.
@@ -61,6 +66,13 @@ class Ranks:
                 alone: Any = dist.HashStore()  # type: ignore[attr-defined]
                 dist.init_process_group(backend, store=alone, rank=0, world_size=1)
             return cls()
+        if not dist.is_initialized() and restarts():
+            # torchrun's store outlives the processes it starts again, and still names the addresses
+            # of the first ones: gloo would knock at doors that are gone.
+            rendezvous: Any = dist.rendezvous("env://")  # type: ignore[attr-defined]
+            store, rank, world_size = next(rendezvous)
+            fresh: Any = dist.PrefixStore(f"restart-{restarts()}", store)  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=fresh, rank=rank, world_size=world_size)
         if not dist.is_initialized():
             dist.init_process_group(backend)
         return cls(dist.get_rank(), dist.get_world_size())
