@@ -9,6 +9,7 @@ the papers do; results and tags say so.
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 import time
 from dataclasses import dataclass, field
@@ -78,6 +79,7 @@ class RankingRun(TrackedRun):
 
     def __init__(self, cfg: DictConfig, family: str) -> None:
         super().__init__(cfg, chosen_spec(cfg, family), int(cfg.seed))
+        refuse_ranks(family)
         self.reads_columns = family == "towers"
         self.options = config.build_options(RankingOptions, cfg.trainer, "trainer")
         self.optimizer_options = config.build_options(OptimizerOptions, cfg.optimizer, "optimizer")
@@ -345,6 +347,17 @@ def list_lengths(cfg: DictConfig) -> tuple[int, ...]:
     if not ks:
         raise ConfigError("ks=[]; give at least one length of lists, such as ks=[20].")
     return ks
+
+
+def refuse_ranks(family: str) -> None:
+    """Raise ConfigError under torchrun: each process would train the same model by itself."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        raise ConfigError(
+            f"{family} models train on one process, got {count}: a step reads all users and items "
+            "(a graph, or the whole catalogue), not rows that could be shared out. Start without "
+            "torchrun; ctr and mtl models train on many."
+        )
 
 
 def refuse_what_has_no_table(options: OptimizerOptions, cfg: DictConfig, family: str) -> None:

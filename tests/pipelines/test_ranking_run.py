@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from pipelines.evaluate import evaluate
+from pipelines.ranking_run import RankingRun
 from pipelines.train import train
 from recsys import config
 from recsys.data.datasets.interactions import interactions
@@ -204,3 +205,12 @@ def test_bad_input_is_named(
 def test_data_without_pairs_is_refused() -> None:
     with pytest.raises(ConfigError, match="no user-item pairs"):
         train(config.compose("train", ["cf=popularity", "data=criteo", "console=none"]))
+
+
+@pytest.mark.parametrize("family", ["cf=lightgcn", "towers=twotower"])
+def test_several_processes_are_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"one process, got 2: .*without torchrun"):
+        RankingRun(config.compose("train", [family, "data=gowalla"]), family.partition("=")[0])
