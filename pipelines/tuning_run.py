@@ -110,6 +110,9 @@ class TuningRun:
                     raise KeyboardInterrupt(
                         f"stopped after {num_taken(self.study)} trials; the same command goes on"
                     ) from stopped
+                except ConfigError:
+                    self.write(partial=True)  # the reasons of all failures
+                    raise
                 return self.write()
 
     # -- before the first trial ----------------------------------------------------------------

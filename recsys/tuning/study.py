@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import socket
 import time
@@ -207,12 +208,9 @@ def num_taken(study: Study) -> int:
 
 def since_best(study: Study) -> int:
     """Finished trials after the best one."""
-    done = [
-        one
-        for one in study.get_trials(deepcopy=False)
-        if one.state.is_finished()
-        and one.number not in superseded(study.get_trials(deepcopy=False))
-    ]
+    trials = study.get_trials(deepcopy=False)
+    gone = superseded(trials)
+    done = [one for one in trials if one.state.is_finished() and one.number not in gone]
     values = [one for one in done if one.state == TrialState.COMPLETE and one.value is not None]
     if not values:
         return 0
@@ -233,8 +231,8 @@ def search(
 
     Args:
         study: Opened with `open_study`.
-        objective: Value of a trial. It may raise `optuna.TrialPruned`; any of `FAILURE` makes the
-            trial fail with its reason, and the search goes on.
+        objective: Value of a trial. It may raise `optuna.TrialPruned`; what is named in
+            `FAILURES_OF_A_TRIAL` makes the trial fail with its reason, and the search goes on.
         options: Bounds.
         told: Given each trial that has ended.
         plan: Called before each trial; it may queue one.
@@ -290,7 +288,10 @@ def _guarded(objective: Objective, running: list[Trial]) -> Objective:
         running.append(trial)
         trial.set_user_attr(OWNER, owner())
         try:
-            return objective(trial)
+            value = objective(trial)
+            if math.isfinite(value):
+                return value
+            reason = f"diverged: its value is {value}"
         except FAILURES_OF_A_TRIAL as error:
             reason = reason_of(error)
         trial.set_user_attr(REASON, reason)

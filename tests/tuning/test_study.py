@@ -123,6 +123,7 @@ def test_a_value_that_is_not_a_number_fails(storage: str) -> None:
     study = opened(storage)
     search(study, lambda trial: float("nan"), SearchOptions(trials=1))
     assert study.trials[0].state == TrialState.FAIL
+    assert study.trials[0].user_attrs[REASON] == "diverged: its value is nan"
 
 
 def test_ctrl_c_queues_the_trial_again(storage: str) -> None:
