@@ -38,7 +38,15 @@ from recsys.tuning import history
 from recsys.tuning import ranked_columns as ranked
 from recsys.tuning.options import RANK, SearchOptions
 from recsys.tuning.space import Dimension, check_space, decoded, parse_space
-from recsys.tuning.study import best_first, num_taken, open_study, search, sqlite_file
+from recsys.tuning.study import (
+    FAILURES_OF_A_TRIAL,
+    best_first,
+    num_taken,
+    open_study,
+    reason_of,
+    search,
+    sqlite_file,
+)
 
 SHOWN = 5
 """Best configurations in the last table."""
@@ -225,11 +233,13 @@ class TuningRun:
 
     def search(self, spent: float) -> None:
         """Try configurations, then repeat the best."""
-        plan = lambda study: None  # noqa: E731
-        if self.columns is not None and self.columns.halving:
-            plan = ranked.Halving(self.columns)
-        search(self.study, self.objective, self.options, self.tell, plan, spent)
+        search(self.study, self.objective, self.options, self.tell, self.plan, spent)
         self.repeat_best()
+
+    def plan(self, study: optuna.Study) -> None:
+        """Over ranked columns, the next trial may be known already."""
+        if self.columns is not None and self.columns.halving:
+            ranked.Halving(self.columns)(study)
 
     def configuration(self, params: dict[str, Any], seed: int) -> DictConfig:
         """The training configuration of a trial's parameters."""
@@ -284,19 +294,28 @@ class TuningRun:
 
     def repeat_best(self) -> None:
         """Train the finalists on further seeds; their values are kept with the study."""
-        seeds = [self.seeds[0] + more for more in range(self.options.final_seeds)]
         for trial in best_first(self.study)[: self.options.finalists]:
             key = f"final-{trial.number}"
             values = {**trial.user_attrs["values"], **self.study.user_attrs.get(key, {})}
-            for seed in seeds:
-                if str(seed) not in values:
-                    values[str(seed)] = self.train(trial.number, trial.params, seed, None)["value"]
-                    self.study.set_user_attr(key, values)
+            try:
+                for seed in self.final_seeds:
+                    if str(seed) not in values:
+                        found = self.train(trial.number, trial.params, seed, None)
+                        values[str(seed)] = found["value"]
+                        self.study.set_user_attr(key, values)
+            except FAILURES_OF_A_TRIAL as error:
+                self.console.warn(f"trial {trial.number} is no finalist: {reason_of(error)}")
+                continue
             self.study.set_user_attr(key, values)
             self.console.note(
                 f"trial {trial.number} on {len(values)} seeds: "
                 f"{self.monitor} {spread(list(values.values()))}"
             )
+
+    @property
+    def final_seeds(self) -> list[int]:
+        """Seeds of the finalists."""
+        return [self.seeds[0] + more for more in range(self.options.final_seeds)]
 
     def tell(self, trial: FrozenTrial) -> None:
         """One line per trial, and the best so far in MLflow."""
@@ -360,11 +379,11 @@ class TuningRun:
         """Trials with their values over seeds, the best mean first; finalists before others."""
         found = []
         for trial in best_first(self.study):
-            final = self.study.user_attrs.get(f"final-{trial.number}")
-            values = list((final or trial.user_attrs.get("values", {"": trial.value})).values())
-            found.append(
-                (final is None, (-1 if self.maximize else 1) * mean_of(values), trial, values)
-            )
+            final = self.study.user_attrs.get(f"final-{trial.number}", {})
+            whole = {str(seed) for seed in self.final_seeds} <= final.keys()
+            values = list((final if whole else trial.user_attrs["values"]).values())
+            sign = -1 if self.maximize else 1
+            found.append((not whole, sign * mean_of(values), trial, values))
         found.sort(key=lambda one: (one[0], one[1], one[2].number))
         return [(trial, values) for _, _, trial, values in found]
 

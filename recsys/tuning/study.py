@@ -7,6 +7,7 @@ back into the queue; one that failed by itself is not.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import math
@@ -66,11 +67,8 @@ def open_study(
     Raises:
         ConfigError: the storage cannot be used, or holds another search by this name.
     """
-    file = sqlite_file(storage)
     try:
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet():
+        with _quiet(), _alone(sqlite_file(storage)):
             study = optuna.create_study(
                 storage=_storage(storage, options.heartbeat),
                 study_name=name,
@@ -79,9 +77,9 @@ def open_study(
                 pruner=make_pruner(options, epochs),
                 load_if_exists=True,
             )
-        found = study.user_attrs.get(FINGERPRINT)
-        if found is None:
-            study.set_user_attr(FINGERPRINT, fingerprint)
+            found = study.user_attrs.get(FINGERPRINT)
+            if found is None:
+                study.set_user_attr(FINGERPRINT, fingerprint)
     except (SQLAlchemyError, OptunaError, OSError, ImportError, RuntimeError) as error:
         raise ConfigError(
             f"search.storage={storage} cannot be used: {error}. Name another, such as "
@@ -103,6 +101,18 @@ def sqlite_file(storage: str) -> Path | None:
         'outputs/optuna.db'
     """
     return Path(storage.removeprefix("sqlite:///")) if storage.startswith("sqlite:///") else None
+
+
+@contextmanager
+def _alone(file: Path | None) -> Iterator[None]:
+    """One process at a time makes the tables of a SQLite file: two would both try."""
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f".{file.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _storage(url: str, heartbeat: int) -> RDBStorage:

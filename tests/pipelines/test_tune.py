@@ -79,12 +79,12 @@ def test_ctrl_c_ends_cleanly_and_the_next_call_goes_on(
 
 def test_a_killed_search_is_taken_over(run: Run, keys: list[str], home: Path) -> None:
     mine = [*keys, *of("killed", home), "search.trials=2", "trainer.patience=0"]
-    process = start(home, *mine, "trainer.epochs=100", "trainer.eval_every=1")
+    process = start(home, *mine, "trainer.epochs=30", "trainer.eval_every=1")
     until(process, home, "killed", 1)
     process.kill()
     process.wait()
     assert states(home, "killed") == ["RUNNING"]
-    done = run("pipelines.tune", *mine, "trainer.epochs=100", "trainer.eval_every=1")
+    done = run("pipelines.tune", *mine, "trainer.epochs=30", "trainer.eval_every=1")
     assert "saved in" in done.stdout
     assert states(home, "killed") == ["FAIL", "COMPLETE", "COMPLETE"]
 
@@ -118,7 +118,7 @@ def test_the_console_tells_the_story(run: Run, keys: list[str], home: Path) -> N
     ("arguments", "message"),
     [
         ([], "choose exactly one model"),
-        (["cf=lightgcn", "data=gowalla", "+data.rows=1"], "pipelines.train -m cf=lightgcn"),
+        (["cf=lightgcn"], "pipelines.train -m cf=lightgcn"),
         (["ctr=autoint", "search.trails=3"], "Did you mean search.trials?"),
         (["ctr=autoint", "search=autoitn"], "Did you mean autoint?"),
         (["ctr=autoint", "search.space.ctr.num_head=[1]"], "Did you mean ctr.num_heads"),

@@ -155,9 +155,9 @@ def test_what_diverges_is_refused_or_does_not_fit_fails_and_the_search_goes_on(
 
 
 @pytest.mark.slow
-def test_trials_that_are_behind_are_stopped(small: Path) -> None:
+def test_trials_that_are_behind_are_stopped(clicks: Path) -> None:
     result = run(
-        small, "search.trials=12", "trainer.epochs=4", "search.space.optimizer.lr=[1e-7,1e-2]",
+        clicks, "search.trials=12", "trainer.epochs=4", "search.space.optimizer.lr=[1e-7,1e-2]",
         "search.sampler=random",
     )  # fmt: skip
     table = trials(result)

@@ -185,8 +185,7 @@ def test_a_killed_process_leaves_a_trial_that_is_taken_over(storage: str) -> Non
 
 
 def test_two_processes_divide_the_trials(storage: str) -> None:
-    opened(storage)
-    processes = [child(storage, 0.2, 8) for _ in range(2)]
+    processes = [child(storage, 0.2, 8) for _ in range(2)]  # which both would make the tables
     began = [process.communicate(timeout=120)[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     study = opened(storage)
