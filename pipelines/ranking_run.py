@@ -354,9 +354,9 @@ def refuse_ranks(family: str) -> None:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1:
         raise ConfigError(
-            f"{family} models train on one process, got {count}: a step reads all users and items "
-            "(a graph, or the whole catalogue), not rows that could be shared out. Start without "
-            "torchrun; ctr and mtl models train on many."
+            f"{family} models train on one process, got {count}: vectors are propagated over the "
+            "whole graph, or compared with the whole catalogue, and that loop shares nothing out. "
+            "Start without torchrun; ctr and mtl models train on many."
         )
 
 

@@ -84,10 +84,10 @@ def make_trainer(
     device: torch.device,
     **options: object,
 ) -> Trainer:
-    """A trainer of an arm; its tables are updated by row-wise Adagrad."""
+    """A trainer of an arm, or of a kind of sharding; row-wise Adagrad updates its tables."""
     torch.manual_seed(0)
     chosen = OptimizerOptions(name="rowwise_adagrad", embedding_lr=0.02)
-    kind = KINDS.get(arm, "none")
+    kind = "none" if arm in ("sparse", "fused") else KINDS.get(arm, arm)
     make: Callable[[int, int], Storage] = chosen.storage_factory(
         device, ranks.world_size, kind, batch
     )
