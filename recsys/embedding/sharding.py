@@ -34,8 +34,6 @@ SHARDINGS = ("none", "auto", "data_parallel", *KINDS)
 SPLIT_COLUMNS = ("column_wise", "table_column_wise")
 OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad")
 """What FBGEMM can update inside the backward on every device."""
-STATE_NUMBERS = {"sgd": "none", "adagrad": "weight", "rowwise_adagrad": "row"}
-"""What each of them keeps a number for."""
 RESERVED = 0.15
 """Share of a process's memory that the planner leaves to the rest of the model."""
 
@@ -79,6 +77,18 @@ def shards(sharding: str | Mapping[str, str]) -> bool:
     return True
 
 
+def check_columns(sharding: str | Mapping[str, str], optimizer: str) -> None:
+    """Raise ConfigError where rows are to be cut whose optimiser keeps one number for each."""
+    kinds = [sharding] if isinstance(sharding, str) else list(sharding.values())
+    cut = [kind for kind in kinds if kind in SPLIT_COLUMNS]
+    if cut and optimizer == "rowwise_adagrad":
+        raise ConfigError(
+            f"embedding.sharding={cut[0]} with optimizer=rowwise_adagrad: it keeps one number per "
+            "row, and each part of a row would keep its own, which is another optimiser on every "
+            "number of processes. Use row_wise or table_wise, or optimizer=adagrad or sgd."
+        )
+
+
 def kinds_of(
     tables: Sequence[TableRange], sharding: str | Mapping[str, str], optimizer: str
 ) -> dict[str, tuple[str, ...]]:
@@ -92,6 +102,7 @@ def kinds_of(
     Raises:
         ConfigError: a table does not exist, or its optimiser cannot be split like that.
     """
+    check_columns(sharding, optimizer)
     names = [table.name for table in tables]
     if isinstance(sharding, str):
         sharding = dict.fromkeys(names, sharding)
@@ -103,13 +114,6 @@ def kinds_of(
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         kind = sharding.get(name, "auto")
-        if kind in SPLIT_COLUMNS and optimizer == "rowwise_adagrad":
-            raise ConfigError(
-                f"embedding.sharding={kind} of {name} with optimizer=rowwise_adagrad: it keeps one "
-                "number per row, and each part of a row would keep its own, which is another "
-                "optimiser on every number of processes. Use row_wise or table_wise, or "
-                "optimizer=adagrad or sgd."
-            )
         automatic: tuple[str, ...] = ("table_wise", "row_wise")
         if optimizer != "rowwise_adagrad":
             automatic += ("column_wise",)

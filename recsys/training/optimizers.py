@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from recsys.embedding.lookup import EmbeddingLookup
 from recsys.embedding.sharded_storage import ShardedStorage, Sharding
-from recsys.embedding.sharding import shards
+from recsys.embedding.sharding import check_columns, shards
 from recsys.embedding.storage import (
     FUSED_OPTIMIZERS,
     DenseStorage,
@@ -98,6 +98,7 @@ class OptimizerOptions:
                 "embedding.sharding=none."
             )
         self._sharding(sharding, torch.device("cpu"), 1)
+        check_columns(sharding, self.name)
 
     def _sharding(
         self, sharding: str | Mapping[str, str], device: torch.device, batch_rows: int

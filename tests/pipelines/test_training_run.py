@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.training_run import TrainingRun, choose_device
+from pipelines.training_run import TrainingRun, among, choose_device
 from recsys import config
 from recsys.errors import ConfigError
 
@@ -52,3 +52,38 @@ def test_a_gate_composes_with_an_experiment() -> None:
     assert run.gate is not None
     assert run.gate.gate_l1 == 0.5
     assert TrainingRun(config.compose("train", ["ctr=fm"]), "ctr").gate is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["optimizer=adam"], "optimizer=sgd, adagrad or rowwise_adagrad, or replicate"),
+        (["optimizer=lazy_adam"], r"embedding\.sharding=data_parallel"),
+        (["embedding.sharding=row_wis"], r"Did you mean row_wise\?"),
+        (["embedding.sharding={user: column_wise}"], "one number per row"),
+        (["optimizer.embedding_mba=1.0"], "embedding_mba=0"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_before_data_is_read(
+    extra: list[str], message: str
+) -> None:
+    keys = ["embedding.sharding=row_wise", "optimizer=rowwise_adagrad"]
+    chosen = {one.partition("=")[0] for one in extra}
+    keys = [one for one in keys if one.partition("=")[0] not in chosen]
+    with pytest.raises(ConfigError, match=message):
+        TrainingRun(config.compose("train", ["ctr=fm", *keys, *extra]), "ctr")
+
+
+def test_where_tables_lie_is_no_part_of_what_a_run_is() -> None:
+    one, other = (
+        config.compose("train", ["ctr=fm", f"embedding.sharding={kind}"])
+        for kind in ("none", "{user: row_wise}")
+    )
+    assert config.identity(one) == config.identity(other)
+    wider = config.compose("train", ["ctr=fm", "embedding.dim=8"])
+    assert config.identity(wider) != config.identity(one)
+
+
+def test_processes_are_named_shortly() -> None:
+    assert among([3, 1, 2, 0]) == "0-3"
+    assert among([0, 0, 2]) == "0, 2"
