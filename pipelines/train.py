@@ -10,6 +10,7 @@
     python -m pipelines.train towers=twotower data=gowalla data.source=<folder>
     python -m pipelines.train ctr=autoint trainer.resume=auto
     torchrun --nproc-per-node 2 -m pipelines.train ctr=autoint
+    torchrun --nproc-per-node 2 -m pipelines.train ctr=fm optimizer=sgd embedding.sharding=auto
 
 Used most: trainer.epochs trainer.batch_size optimizer.lr embedding.dim seed
 """
