@@ -36,7 +36,7 @@ class SearchOptions:
         heartbeat: Seconds between signs of life; a trial without one for four times as long is
             taken over.
         features: A ranking of the columns, or `rank` to make one first; None: columns are as given.
-        shrink: With `features`: only columns above chance, and only so many at first as are needed.
+        shrink: With `features`: few columns first, those that tell nothing above chance last.
         space: See `recsys.tuning.space`.
     """
 

@@ -81,8 +81,8 @@ def read_columns(path: Path, shrink: bool) -> RankedColumns:
     Args:
         path: `ranking.csv` of `pipelines.rank_features`, with `pairs.csv` beside it; or any list
             that `data.features` takes, of which nothing is dropped.
-        shrink: Leave out what is not above chance, and start with few columns. Otherwise every
-            column stays and every number of them may be tried.
+        shrink: Leave out constants and copies, put last what is not above chance, and start with
+            few columns. Otherwise every column stays and every number of them may be tried.
 
     Raises:
         ConfigError: the file cannot be read, or nothing in it is above chance.
@@ -96,7 +96,7 @@ def read_columns(path: Path, shrink: bool) -> RankedColumns:
     kept: list[str] = list(names)
     rest: list[str] = []
     if path.suffix == ".csv":
-        table = pl.read_csv(path, infer_schema_length=None)
+        table = pl.read_csv(path, infer_schema_length=None, schema_overrides={"feature": pl.String})
         if {"feature", "excess", "q", "score"} <= set(table.columns):
             pairs = _pairs(path.with_name("pairs.csv"), len(names))
             kept, rest, partners = _above_chance(table, pairs)
@@ -142,7 +142,8 @@ def _pairs(path: Path, num_columns: int) -> list[tuple[str, str, float]]:
     """Pairs whose interaction is above chance, were every pair of columns tried."""
     if not path.is_file():
         return []
-    table = pl.read_csv(path, infer_schema_length=None)
+    names = {"first": pl.String, "second": pl.String}
+    table = pl.read_csv(path, infer_schema_length=None, schema_overrides=names)
     tried = num_columns * (num_columns - 1) / 2
     return [
         (str(row["first"]), str(row["second"]), float(row["interaction"]))

@@ -60,6 +60,13 @@ def test_a_plain_list_is_taken_as_it_is(tmp_path: Path) -> None:
     assert found.sizes == (4,)
 
 
+def test_names_that_look_like_numbers_stay_names(ranking: Path) -> None:
+    table = pl.read_csv(ranking)[:10].with_columns(feature=pl.Series([str(i) for i in range(10)]))
+    table.write_csv(ranking)
+    ranking.with_name("pairs.csv").write_text("first,second,interaction,p\n8,9,0.5,0.0\n")
+    assert read_columns(ranking, shrink=True).names[:3] == ("8", "9", "0")
+
+
 def test_nothing_above_chance_is_told(ranking: Path) -> None:
     pl.read_csv(ranking).with_columns(q=pl.lit(0.5)).write_csv(ranking)
     ranking.with_name("pairs.csv").unlink()
