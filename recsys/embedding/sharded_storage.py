@@ -138,6 +138,9 @@ class ShardedStorage(Storage):
             ConfigError: no plan fits; the same on every process.
         """
         self.tables = {table.name: table for table in tables}
+        # Names of modules have no dots; names of columns may.
+        self._module = {name: name.replace(".", "\u00b7") for name in self.tables}
+        self._table = {inner: name for name, inner in self._module.items()}
         kinds = kinds_of(tables, self.sharding.kind, self.sharding.optimizer)
         reads = {table.name: _Reads() for table in tables}
         for found, names in (("columns", columns), ("lists", lists), ("sequences", sequences)):
@@ -182,7 +185,8 @@ class ShardedStorage(Storage):
                 memory -= 2 * self.replicated.weight.nbytes
             cluster = Cluster(self.world_size, local_world_size(), device.type, memory)
             rows = self.sharding.batch_rows
-            plans = agreed(lambda: plan_tables(meta, kinds, cluster, rows, params)).plan
+            inner = {self._module[name]: found for name, found in kinds.items()}
+            plans = agreed(lambda: plan_tables(meta, inner, cluster, rows, params)).plan
         env = ShardingEnv.from_process_group(dist.group.WORLD)
         for label, collection in meta.named_children():
             sharded = sharder(params).shard(collection, plans[label], env, device)
@@ -197,7 +201,7 @@ class ShardedStorage(Storage):
         return EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
-                    name=name,
+                    name=self._module[name],
                     num_embeddings=self.tables[name].rows,
                     embedding_dim=self.physical_width,
                     feature_names=self._features(name),
@@ -234,7 +238,9 @@ class ShardedStorage(Storage):
     def _placed(self, plans: Any) -> Iterator[PlacedTable]:
         """The plan as plain values, in the order of the tables."""
         found = {
-            name: one for label in self._collections for name, one in dict(plans[label]).items()
+            self._table[inner]: one
+            for label in self._collections
+            for inner, one in dict(plans[label]).items()
         }
         per_row = {"sgd": 0, "adagrad": self.physical_width, "rowwise_adagrad": 1}
         for name, table in self.tables.items():
@@ -442,12 +448,12 @@ class ShardedStorage(Storage):
         found: dict[str, Any] = {}
         for sharded in self._collections.values():
             for key, value in sharded.state_dict().items():
-                found[f"{key.split('.')[1]}.weight"] = value
+                found[f"{self._table[key.split('.')[1]]}.weight"] = value
             for states in sharded.fused_optimizer.state_dict()["state"].values():
                 for key, value in states.items():
-                    table, _, name = key.rpartition(".")
+                    inner, _, name = key.rpartition(".")
                     if name == "momentum1":
-                        found[f"{table}.sum_of_squares"] = value
+                        found[f"{self._table[inner]}.sum_of_squares"] = value
         if self.replicated is not None:
             for name in self._shift:
                 first, count = self.tables[name].start + self._shift[name], self.tables[name].rows

@@ -184,3 +184,21 @@ def test_whole_tables_are_nowhere() -> None:
     assert sharded.tables_state() == {}
     with pytest.raises(NotImplementedError, match="no process holds"):
         sharded.storage.table()
+
+
+@pytest.mark.parametrize("sequences", [[], ["geo.country"]])
+def test_names_of_columns_may_have_dots(sequences: list[str]) -> None:
+    storage = make_sharding("row_wise", "adagrad")(13, 4)
+    tables = [TableRange("geo.country", 1, 5), TableRange("geo", 6, 7)]
+    storage.arrange(tables, ["geo.country", "geo"], [], sequences)
+    storage.initialize(1.0)
+    names = ["geo.country", "geo"]
+    assert set(storage.parts()) == {
+        f"{name}.{what}" for name in names for what in ("weight", "sum_of_squares")
+    }
+    assert [one.table for one in storage.placement] == names
+    reads = [torch.tensor([1, 2, 3])] * len(sequences)
+    found, _, _ = storage.read(torch.tensor([[1, 6], [5, 12]]), [], reads)
+    parts = {name: part for name, part, _ in storage.local_parts()}
+    assert torch.equal(found[1, 0], parts["geo.country.weight"][4])
+    assert torch.equal(found[1, 1], parts["geo.weight"][6])
