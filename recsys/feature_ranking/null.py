@@ -39,7 +39,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammainc, gammaincc, gammaln, ndtri
+from scipy.special import gammaln
 
 DEGREE = 4
 """Highest degree by which cells are coupled."""
@@ -53,8 +53,6 @@ KNOWN_SIZES = 2048
 """Rows of a value up to which `InformationNull.by_size` is tabulated for the kernels."""
 BLOCK = 512
 """Distinct row counts whose support is laid out at a time."""
-TINY_TAIL = 1e-290
-"""Below it a tail probability is not told apart from zero, and z comes from the cube root."""
 
 
 @dataclass(frozen=True)
@@ -342,86 +340,3 @@ def added(table: np.ndarray, sizes: np.ndarray, num_rows: int) -> np.ndarray:
     found = table[np.minimum(sizes, last)]
     scale = np.stack([left, left**2, np.ones_like(left), left], axis=1)
     return (found * scale).sum(axis=0)
-
-
-def variance_null(value_counts: np.ndarray, kurtosis: float) -> NullMoments:
-    """Null of the share of a number's variance that lies between the values of a column.
-
-    Exact mean and variance over all permutations of the number (the second moment of a quadratic
-    form in a finite population); skewness of chi-square.
-
-    Args:
-        value_counts: Rows of each value, [V].
-        kurtosis: Fourth central moment of the number over its squared variance.
-    """
-    c = np.asarray(value_counts, np.float64)
-    c = c[c > 0]
-    n, v = float(c.sum()), float(c.size)
-    if v < 2 or v >= n or n < 4:
-        return NullMoments(0.0 if v < 2 else 1.0, 0.0, 0.0)
-    trace, diagonal = v - 1, float((1 / c).sum()) - 2 * v / n + 1 / n
-    m22 = (n - kurtosis) / (n - 1)
-    m31 = -kurtosis / (n - 1)
-    m211 = -(m31 + m22) / (n - 2)
-    m1111 = -3 * m211 / (n - 3)
-    second = (
-        kurtosis * diagonal
-        - 4 * diagonal * m31
-        + (trace**2 + 2 * trace - 3 * diagonal) * m22
-        + (-2 * trace**2 - 4 * trace + 12 * diagonal) * m211
-        + (trace**2 + 2 * trace - 6 * diagonal) * m1111
-    )
-    mean = trace * n / (n - 1)
-    deviation = float(np.sqrt(max(second - mean**2, 0.0)))
-    return NullMoments(mean / n, deviation / n, float(np.sqrt(8 / trace)) * (1 - trace / n))
-
-
-def tail(
-    score: np.ndarray, mean: np.ndarray, deviation: np.ndarray, skewness: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Normal quantile z and probability p of a score at least this large under the null.
-
-    Args:
-        score: Any shape; as are `mean`, `deviation` and `skewness` of the null. Where the deviation
-            is zero nothing can be said: z = 0, p = 1.
-
-    Returns:
-        z, p.
-
-    Example:
-        >>> z, p = tail(np.array([3.84]), np.array([1.0]), np.sqrt([2.0]), np.sqrt([8.0]))
-        >>> [round(float(p[0]), 3), round(float(z[0]), 2)]      # chi-square, one degree of freedom
-        [0.05, 1.64]
-    """
-    score, mean, deviation, skewness = np.broadcast_arrays(
-        *(np.asarray(one, np.float64) for one in (score, mean, deviation, skewness))
-    )
-    possible = deviation > 0
-    x = np.where(possible, (score - mean) / np.where(possible, deviation, 1.0), 0.0)
-    skew = np.maximum(skewness, 1e-3)  # from here on the gamma is the normal to four digits
-    shape = 4 / skew**2
-    y = np.maximum(shape + x * np.sqrt(shape), 1e-300)
-    upper, lower = gammaincc(shape, y), gammainc(shape, y)
-    with np.errstate(divide="ignore"):
-        z = np.where(x > 0, -ndtri(upper), ndtri(lower))
-    # Wilson and Hilferty's cube root, where the tail is too thin for a float.
-    root = np.cbrt(np.maximum(skew * x / 2 + 1, 0)) - 1
-    z = np.where(upper > TINY_TAIL, z, 6 / skew * root + skew / 6)
-    z = np.where(possible, np.maximum(z, -40.0), 0.0)
-    return z, np.where(possible, upper, 1.0)
-
-
-def q_values(p: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's (1995) adjusted probabilities: the share of false finds among all
-    columns with a value this low.
-
-    Example:
-        >>> q_values(np.array([0.01, 0.5, 0.02])).round(3).tolist()
-        [0.03, 0.5, 0.03]
-    """
-    p = np.asarray(p, np.float64)
-    order = np.argsort(p, kind="stable")
-    ranked = p[order] * p.size / np.arange(1, p.size + 1)
-    out = np.empty_like(p)
-    out[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
-    return out

@@ -31,8 +31,10 @@ from recsys.feature_ranking.information import (
     standard_error,
     x_log_x,
 )
-from recsys.feature_ranking.null import InformationNull, NullMoments, added, tail, variance_null
+from recsys.feature_ranking.null import InformationNull, NullMoments, added
+from recsys.feature_ranking.number_null import variance_null
 from recsys.feature_ranking.rows import HELD_OUT, NUM_BLOCKS, NUM_PARTS, Rows
+from recsys.feature_ranking.tails import tail
 from recsys.feature_ranking.uneven import uneven_null
 
 STRICTNESS = 3.0

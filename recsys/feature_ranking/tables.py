@@ -11,11 +11,11 @@ import polars as pl
 
 from recsys.data.schema import Field
 from recsys.feature_ranking import selection
-from recsys.feature_ranking.null import q_values, tail
 from recsys.feature_ranking.pairs import PairSums, SmallColumn
 from recsys.feature_ranking.periods import Periods
 from recsys.feature_ranking.quality import ColumnQuality, period_drift
 from recsys.feature_ranking.score import ColumnScore
+from recsys.feature_ranking.tails import q_values, tail
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from recsys.feature_ranking.information import mutual_information
-from recsys.feature_ranking.null import InformationNull, q_values, tail, variance_null
+from recsys.feature_ranking.null import InformationNull
+from recsys.feature_ranking.tails import tail
 
 
 def table_of(values: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -125,55 +126,6 @@ def test_sum_and_expansion_agree_where_they_meet() -> None:
             far = variance > module.EXACT_VARIANCE
             assert expanded.packed[far, 0] == pytest.approx(summed[far, 0], rel=3e-4)
             assert expanded.packed[far, 1] == pytest.approx(summed[far, 1], rel=0.05)
-
-
-@pytest.mark.parametrize("heavy", [False, True])
-@pytest.mark.parametrize("cardinality", [2, 10, 100, 1_500])
-def test_variance_null_against_permutations(heavy: bool, cardinality: int) -> None:
-    generator = np.random.default_rng(cardinality)
-    rows, shuffles = 2_000, 400
-    y = generator.lognormal(0, 1, rows) if heavy else generator.normal(size=rows)
-    y = (y - y.mean()) / y.std()
-    values = np.unique(generator.integers(0, cardinality, rows), return_inverse=True)[1]
-    size = np.bincount(values)
-    found = np.array([
-        (np.bincount(values, generator.permutation(y)) ** 2 / size).sum() / rows
-        for _ in range(shuffles)
-    ])  # fmt: skip
-    moments = variance_null(size, float((y**4).mean()))
-    assert abs(found.mean() - moments.mean) < 4 * found.std() / math.sqrt(shuffles)
-    kurtosis = stats.kurtosis(found) + 3
-    spread = math.sqrt((kurtosis - 1) / (4 * shuffles))
-    assert found.std() / moments.deviation == pytest.approx(1, abs=4.5 * spread)
-
-
-def test_tail_is_the_gamma_and_the_normal_at_its_ends() -> None:
-    score = np.linspace(0.5, 12, 24)
-    for degrees in (1, 3, 10):
-        z, p = tail(score, degrees, math.sqrt(2 * degrees), math.sqrt(8 / degrees))
-        assert p == pytest.approx(stats.chi2.sf(score, degrees), rel=1e-6)
-        assert z == pytest.approx(stats.norm.isf(stats.chi2.sf(score, degrees)), abs=1e-6)
-    z, p = tail(score, np.zeros(1), np.ones(1), np.zeros(1))
-    assert z == pytest.approx(score, rel=1e-2)
-
-
-def test_tail_goes_on_where_probabilities_end() -> None:
-    z, p = tail(np.array([50.0, 500.0, 5e6]), 1.0, math.sqrt(2), math.sqrt(8))
-    assert (np.diff(z) > 0).all()
-    assert np.isfinite(z).all()
-    assert p[-1] == 0.0
-    z, p = tail(np.array([1.0]), 1.0, 0.0, 0.0)
-    assert (z[0], p[0]) == (0.0, 1.0)
-
-
-def test_q_values_against_statsmodels_definition() -> None:
-    p = np.random.default_rng(0).random(40) ** 3
-    order = np.argsort(p)
-    slow = np.empty(40)
-    for rank, at in enumerate(order):
-        above = [p[other] * 40 / (k + 1) for k, other in enumerate(order) if k >= rank]
-        slow[at] = min(1.0, *above)
-    assert q_values(p) == pytest.approx(slow)
 
 
 def test_class_counts_are_checked() -> None:
