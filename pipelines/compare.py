@@ -39,7 +39,7 @@ def compare(cfg: DictConfig) -> list[Comparison]:
     """
     if cfg.format not in FORMATS:
         raise ConfigError(f"format={cfg.format}; allowed: {', '.join(FORMATS)}.")
-    config.at_least("bootstrap", cfg.bootstrap, 0)
+    resamples = config.at_least("bootstrap", cfg.bootstrap, 0)
     top = None if cfg.top is None else config.at_least("top", cfg.top, 1)
     from recsys.comparison import render
     from recsys.comparison import table as tables_of
@@ -63,6 +63,13 @@ def compare(cfg: DictConfig) -> list[Comparison]:
             "one name, several digests: other files, split or columns, so each has a table of its "
             "own (same_rows=true joins them)"
         )
+    if cfg.baseline is not None and resamples:
+        from pipelines.rescoring import Rescoring
+
+        # Progress is of a screen; a pipe gets the table alone.
+        with Console(cfg.console if cfg.format == "table" else "none") as console:
+            rescoring = Rescoring(resamples, config.at_least("seed", cfg.seed, 0), console)
+            tables = [rescoring.add_to(table) for table in tables]
     text = {"markdown": render.markdown, "csv": render.as_csv}.get(cfg.format)
     with Console(cfg.console) as console:
         if text is not None:
