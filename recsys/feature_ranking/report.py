@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import json
 import math
-from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from recsys.feature_ranking.ranking import Ranking
 from recsys.feature_ranking.report_plots import label_line, score_bars
+from recsys.tracking.page import Cell, document, sortable
 
 PAGE_ROWS = 2_000
 """Rows of a table that are written to the page; the CSV has all."""
@@ -64,10 +65,6 @@ def render(ranking: Ranking, suggestions: pl.DataFrame) -> str:
         "values": ranking.values,
     }
     parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8>",
-        "<meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<title>{html.escape(title)}</title><style>{_read('report.css')}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1>",
         f"<p class=facts>{html.escape(_facts_line(ranking))}</p>",
         *(f"<p class=facts>note: {html.escape(note)}</p>" for note in facts["notes"]),
         "<h2>Score and chance</h2>",
@@ -80,12 +77,7 @@ def render(ranking: Ranking, suggestions: pl.DataFrame) -> str:
     for key, (name, text) in _SECTIONS.items():
         if len(tables[key]):
             parts += [f"<h2>{name}</h2>", f"<p>{html.escape(text)}</p>", _table(key, tables[key])]
-    parts.append(f"<script>{_read('report.js')}</script></body></html>")
-    return "\n".join(parts)
-
-
-def _read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text()
+    return document(title, parts)
 
 
 def _facts_line(ranking: Ranking) -> str:
@@ -111,31 +103,24 @@ def side_by_side(selection: pl.DataFrame) -> pl.DataFrame:
 
 
 def _table(key: str, frame: pl.DataFrame) -> str:
-    numeric = {name: kind.is_numeric() for name, kind in frame.schema.items()}
-    head = "".join(
-        f"<th{'' if numeric[name] else ' class=text'}>{html.escape(name)}</th>"
-        for name in frame.columns
-    )
-    rows = []
-    for row in frame.head(PAGE_ROWS).iter_rows():
-        cells = []
-        for name, value in zip(frame.columns, row, strict=True):
-            if numeric[name]:
-                raw = "" if value is None or not math.isfinite(value) else repr(value)
-                cells.append(f"<td data-v='{raw}'>{_number(value)}</td>")
-            else:
-                kind = "flag" if name == "flags" else "text"
-                text = "" if value is None else str(value)
-                cells.append(f"<td class={kind}>{html.escape(text)}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+    numeric = [kind.is_numeric() for kind in frame.dtypes]
+    rows = [
+        [
+            _cell(name, value, is_number)
+            for name, value, is_number in zip(frame.columns, row, numeric, strict=True)
+        ]
+        for row in frame.head(PAGE_ROWS).iter_rows()
+    ]
     more = ""
     if len(frame) > PAGE_ROWS:
-        more = f"<p>the first {PAGE_ROWS:,} of {len(frame):,} rows; {key}.csv has all</p>"
-    return (
-        f"<input data-for=t-{key} placeholder='filter'>{more}<div class=wide>"
-        f"<table id=t-{key}><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        more = f"the first {PAGE_ROWS:,} of {len(frame):,} rows; {key}.csv has all"
+    return sortable(key, frame.columns, [not one for one in numeric], rows, more)
+
+
+def _cell(name: str, value: Any, numeric: bool) -> Cell:
+    if numeric:
+        return Cell(_number(value), math.nan if value is None else value)
+    return Cell("" if value is None else str(value), kind="flag" if name == "flags" else "text")
 
 
 def _number(value: float | None) -> str:
