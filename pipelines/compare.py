@@ -12,11 +12,20 @@ screen). A row's n is its number of seeds. Against a baseline: the difference ov
 both have, with a paired t-test (2 common seeds or more), and a bootstrap interval over the test
 rows, for which saved models score them again. Runs on data of different digests stand in different
 tables.
+
+Writes to output_dir, where one is given
+    compare.html             everything on one page, with tables that sort
+    compare.csv, compare.md  the tables; CSV rounds nothing
+    <data>-*.png, *.csv      quality against cost, and each configuration; with their numbers
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -86,7 +95,30 @@ def compare(cfg: DictConfig) -> list[Comparison]:
                     console.note(f"note: {note}")
             for note in notes:
                 console.note(f"note: {note}")
+        if cfg.output_dir is not None:
+            write(tables, notes, Path(cfg.output_dir))
+            to = console.note if text is None else partial(print, file=sys.stderr)
+            to(f"page, figures and tables in {cfg.output_dir}")
     return tables
+
+
+def write(tables: Sequence[Comparison], notes: Sequence[str], folder: Path) -> None:
+    """The page, the tables, and each figure with its numbers."""
+    from recsys.comparison import figures, render
+    from recsys.comparison.page import render_page
+    from recsys.data.atomic import write_text_whole
+    from recsys.tracking.figures import save_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_whole(folder / "compare.html", render_page(tables, notes))
+    write_text_whole(folder / "compare.csv", render.as_csv(tables))
+    write_text_whole(folder / "compare.md", render.markdown(tables))
+    for table in tables:
+        name = re.sub(r"[^\w-]+", "_", f"{table.data}-{table.digest[:8]}")
+        drawn = figures.quality_and_cost(table)
+        if drawn is not None:
+            save_figure(*drawn, folder / f"{name}-quality_and_cost")
+        save_figure(*figures.configurations(table), folder / f"{name}-configurations")
 
 
 def starred(text: str) -> str:
