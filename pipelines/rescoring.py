@@ -157,8 +157,8 @@ class Rescoring:
         judge = FullRanking(data.test, data.train, ks=(int(k),))
         vectors = saved.vectors()
         if vectors is None:
-            return rows_of_ranking(judge.of_scores(saved.model.scores), metric)
-        return rows_of_ranking(judge.of_vectors(*vectors), metric)
+            return rows_of_ranking(judge.of_scores(saved.model.scores), metric, data.test)
+        return rows_of_ranking(judge.of_vectors(*vectors), metric, data.test)
 
 
 def _few(names: list[str]) -> str:

@@ -28,6 +28,7 @@ from recsys.comparison.paired import (
 from recsys.errors import ConfigError
 from recsys.metrics.ranking import Ranking
 from recsys.metrics.task_report import CONDITIONAL
+from recsys.metrics.top_items import ItemLists
 
 DRAWN = ("auc", "gauc", "logloss")
 """Metrics of rows that are resampled; of lists every mean over users is."""
@@ -168,13 +169,21 @@ def group_aucs(
     return auc, size
 
 
-def rows_of_ranking(ranking: Ranking, metric: str) -> TestRows:
+def rows_of_ranking(ranking: Ranking, metric: str, test: ItemLists) -> TestRows:
     """A mean over users, such as `recall_at_20`.
+
+    Args:
+        ranking: What was found.
+        metric: Without the split.
+        test: The pairs that were to be found.
 
     Raises:
         ConfigError: the metric is no mean over users (coverage, novelty).
     """
     if metric not in ranking.per_user:
         raise ConfigError(f"{metric} is no mean over users, and only those are resampled")
-    key = hashlib.sha256(ranking.users.tobytes()).hexdigest()
-    return TestRows(resampled_mean(ranking.per_user[metric]), len(ranking.users), "users", key)
+    state = hashlib.sha256()
+    for part in (ranking.users, test.offsets, test.items):
+        state.update(np.ascontiguousarray(part).tobytes())
+    value = resampled_mean(ranking.per_user[metric])
+    return TestRows(value, len(ranking.users), "users", state.hexdigest())

@@ -152,13 +152,14 @@ def _record(client: Any, run: Any) -> RunRecord:
     tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
     place = Path(tags["output_dir"]) if "output_dir" in tags else None
     name, started = str(run.info.run_name), run.info.start_time / 1000
-    result = _result(client, run.info.run_id, place)
+    folder = None
+    result = None if place is None else _read(place / "result.json")
+    if result is not None and result.get("run_id") == run.info.run_id:
+        folder = place  # otherwise another run has taken its place
+    else:
+        result = _stored_result(client, run.info.run_id)
     if result is not None and result.get("config"):
-        return record_of(
-            result,
-            folder=place if place is not None and place.is_dir() else None,
-            name=name, tags=tags, started=started,
-        )  # fmt: skip
+        return record_of(result, folder=folder, name=name, tags=tags, started=started)
     inputs = [one.dataset for one in run.inputs.dataset_inputs] if run.inputs else []
     digest = inputs[0].digest if inputs else ""
     for split in ("-train", "-training", "-val", "-validation", "-test"):
@@ -173,19 +174,15 @@ def _record(client: Any, run: Any) -> RunRecord:
         seed=int(tags["seed"]) if tags.get("seed", "").lstrip("-").isdigit() else None,
         params=compared_params(run.data.params),
         metrics={k: v for k, v in run.data.metrics.items() if not k.startswith(("train/", "val/"))},
-        folder=place if place is not None and place.is_dir() else None,
+        folder=folder,
         commit=tags.get("git_commit", ""),
         started=started,
         tags=tags,
     )
 
 
-def _result(client: Any, run_id: str, place: Path | None) -> dict[str, Any] | None:
-    """`result.json` of a run: in its folder, or else in the store."""
-    if place is not None:
-        found = _read(place / "result.json")
-        if found is not None and found.get("run_id") == run_id:  # not of a run that took its place
-            return found
+def _stored_result(client: Any, run_id: str) -> dict[str, Any] | None:
+    """`result.json` of a run, from the store."""
     with tempfile.TemporaryDirectory(prefix="recsys-compare-") as folder:
         try:
             client.download_artifacts(run_id, "result.json", folder)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.comparison.rows import group_aucs, rows_of_ranking, rows_of_reports
+from recsys.data.pairs import Pairs
 from recsys.errors import ConfigError
 from recsys.metrics.grouped import grouped_auc
 from recsys.metrics.ranking import Ranking
@@ -77,12 +78,16 @@ def test_group_aucs_average_to_the_grouped_auc() -> None:
 
 
 def test_lists_are_drawn_by_user() -> None:
-    values = np.array([0.0, 1.0, 0.5])
-    found = rows_of_ranking(
-        Ranking({}, {}, np.array([3, 5, 8]), {"recall_at_5": values}), "recall_at_5"
-    )
+    users, values = np.array([0, 1, 3]), np.array([0.0, 1.0, 0.5])
+    ranking = Ranking({}, {}, users, {"recall_at_5": values})
+    tests = [Pairs(np.array([0, 1, 2, 2, 3]), np.array([0, 1, last], np.int32), num_items=4)
+             for last in (2, 3)]  # fmt: skip
+    found, other = (rows_of_ranking(ranking, "recall_at_5", test) for test in tests)
     assert found.kind == "users"
     assert found.value(np.array([0.0, 2.0, 1.0])) == pytest.approx(2.5 / 3)
+    assert found.key != other.key
+    with pytest.raises(ConfigError, match="no mean over users"):
+        rows_of_ranking(ranking, "coverage_at_5", tests[0])
 
 
 def test_what_is_not_resampled() -> None:
@@ -93,8 +98,6 @@ def test_what_is_not_resampled() -> None:
         rows_of_reports(report.parts, "ece")
     with pytest.raises(ConfigError, match="gauc needs groups"):
         rows_of_reports(report.parts, "gauc")
-    with pytest.raises(ConfigError, match="no mean over users"):
-        rows_of_ranking(Ranking({}, {}, np.array([1]), {}), "coverage_at_5")
     tasks = TaskReport(("a", "b"), (-1, -1))
     labels[:9, 1] = np.nan
     tasks.add(logits, labels)

@@ -70,6 +70,15 @@ def test_numbers_come_from_the_result_wherever_it_is(
     assert notes == []
 
 
+def test_a_folder_that_another_run_has_taken_is_not_the_runs(store: str, tmp_path: Path) -> None:
+    first = log(store, tmp_path / "run", seed=0, write="store")
+    second = log(store, tmp_path / "run", seed=1)
+    runs = {run.run_id: run for run in find_runs(Wanted(), store)[0]}
+    assert runs[first].folder is None
+    assert runs[first].metrics["test/auc"] == 0.75
+    assert runs[second].folder == tmp_path / "run"
+
+
 def test_filters_and_what_is_left_out(store: str, tmp_path: Path) -> None:
     parent = log(store, tmp_path / "a")
     log(store, tmp_path / "b", model="fm")
