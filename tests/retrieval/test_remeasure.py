@@ -64,6 +64,7 @@ def test_what_can_no_longer_reach_the_recall_says_so(tmp_path: Path) -> None:
     assert found.chosen.recall < 0.99
 
 
+@pytest.mark.slow  # codes need ten thousand rows to be fitted
 @pytest.mark.parametrize("refine", [1, 10])
 def test_codes(refine: int, tmp_path: Path) -> None:
     """8-bit numbers can be compared with; codes alone cannot."""
