@@ -23,10 +23,9 @@ from recsys import config
 from recsys.errors import ConfigError, SchemaError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from recsys.retrieval.build import Built
     from recsys.retrieval.exported import ExportedVectors
+    from recsys.retrieval.measure import Point
     from recsys.retrieval.options import RetrievalOptions
     from recsys.retrieval.remeasure import Remeasured
     from recsys.tracking.console import Console
@@ -86,12 +85,9 @@ def build_new(
             "table": vectors.name,
             "embeddings_digest": vectors.digest,
             "retrieval": config.plain(cfg.retrieval),
-            "measured": {
-                "k": options.k,
-                "queries": built.queries_from,
-                "chosen": built.chosen.as_dict(),
-                "points": [point.as_dict() for point in built.points[index.kind]],
-            },
+            "measured": measured(
+                options.k, built.queries_from, built.chosen, built.points[index.kind]
+            ),
         },
     )
     from recsys.retrieval.curve_plot import recall_latency_plot
@@ -121,6 +117,16 @@ def build_new(
         "user=<id>"
     )
     return {"folder": str(output), "plots": str(plots), "card": card}
+
+
+def measured(k: int, queries_from: str, chosen: Point, points: list[Point]) -> dict[str, Any]:
+    """What a card says of its index."""
+    return {
+        "k": k,
+        "queries": queries_from,
+        "chosen": chosen.as_dict(),
+        "points": [point.as_dict() for point in points],
+    }
 
 
 def log(
@@ -199,29 +205,16 @@ def change_index(cfg: DictConfig, output: Path, console: Console) -> dict[str, A
     kept = ("facts", "table", "embeddings_digest", "retrieval")
     about = {key: card[key] for key in kept if key in card}
     options = config.build_options(RetrievalOptions, card["retrieval"], "retrieval")
-    queries = None if users is None else users.take(_drawn(len(users), options))
+    queries = None if users is None else users.take(options.drawn(len(users)))
     found = measure_again(index, options, queries) if len(index) else None
     if found is not None:
-        about["measured"] = {
-            "k": found.k,
-            "queries": found.queries_from,
-            "chosen": found.chosen.as_dict(),
-            "points": [point.as_dict() for point in found.points],
-        }
+        about["measured"] = measured(found.k, found.queries_from, found.chosen, found.points)
     card = save_index(index, output, {**about, "changed": changed})
     console.note(
         f"{added:,} added, {len(gone):,} removed: {len(index):,} left, in {output}. "
         + _recall_now(found, options)
     )
     return {"folder": str(output), "card": card}
-
-
-def _drawn(rows: int, options: RetrievalOptions) -> np.ndarray:
-    """Queries to measure with."""
-    import numpy as np
-
-    rng = np.random.default_rng(options.seed)
-    return np.sort(rng.choice(rows, min(options.queries, rows), replace=False))
 
 
 def _recall_now(found: Remeasured | None, options: RetrievalOptions) -> str:

@@ -65,10 +65,6 @@ class Band:
         self.index.add(self.stored(vectors))
         self.positions = np.concatenate([self.positions, positions])
 
-    def vectors(self, start: int, count: int) -> np.ndarray | None:
-        """Rows of the index as it holds them, [count, D or more]; None where it has codes alone."""
-        return faiss_index.stored_rows(self.index, start, count)
-
     def search(
         self,
         queries: np.ndarray,

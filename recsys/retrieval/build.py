@@ -99,9 +99,7 @@ def queries_of(vectors: ExportedVectors, options: RetrievalOptions) -> tuple[np.
             f"{users.folder} and {vectors.folder} are of different runs. Export both again."
         )
     source = users or vectors
-    rng = np.random.default_rng(options.seed)
-    chosen = rng.choice(len(source), min(options.queries, len(source)), replace=False)
-    return source.take(np.sort(chosen)), source.name
+    return source.take(options.drawn(len(source))), source.name
 
 
 def fitted_index(

@@ -117,25 +117,26 @@ def search(
     return scores, rows
 
 
-def stored_rows(index: faiss.Index, start: int, count: int) -> np.ndarray | None:
-    """Rows as the index holds them, [count, D] float32: of `ivfpq` its 8-bit numbers, None where
-    it has codes alone."""
+def holds_vectors(index: faiss.Index) -> bool:
+    """Whether it holds vectors, or 8-bit numbers of them, and not codes alone."""
+    refined = isinstance(faiss.downcast_index(index), faiss.IndexRefine)
+    return refined or not isinstance(inner(index), faiss.IndexIVFPQ)
+
+
+def stored_blocks(index: faiss.Index, block_rows: int) -> Iterator[np.ndarray]:
+    """All rows as the index holds them, a block [n, D] float32 at a time; see `holds_vectors`."""
     known = faiss.downcast_index(index)
-    base = inner(index)
     if isinstance(known, faiss.IndexRefine):
-        refined: np.ndarray = faiss.downcast_index(known.refine_index).reconstruct_n(start, count)
-        return refined
-    if isinstance(base, faiss.IndexIVFPQ):
-        return None
-    if not isinstance(base, faiss.IndexIVF):
-        rows: np.ndarray = index.reconstruct_n(start, count)
-        return rows
-    base.make_direct_map(True)  # where each row lies, which lists do not say
+        known = faiss.downcast_index(known.refine_index)
+    listed = isinstance(known, faiss.IndexIVF)
+    if listed:
+        known.make_direct_map(True)  # where each row lies, which lists do not say
     try:
-        listed: np.ndarray = index.reconstruct_n(start, count)
+        for start in range(0, index.ntotal, block_rows):
+            yield known.reconstruct_n(start, min(block_rows, index.ntotal - start))
     finally:
-        base.make_direct_map(False)
-    return listed
+        if listed:
+            known.make_direct_map(False)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from recsys.errors import ConfigError, did_you_mean
 
 KINDS = ("flat", "ivf", "hnsw", "ivfpq")
@@ -80,6 +82,11 @@ class RetrievalOptions:
             raise ConfigError(
                 f"retrieval.grid={grid}; give ascending whole numbers from 1 up, or null."
             )
+
+    def drawn(self, rows: int) -> np.ndarray:
+        """Numbers of the rows that an index is measured with, ascending."""
+        rng = np.random.default_rng(self.seed)
+        return np.sort(rng.choice(rows, min(self.queries, rows), replace=False))
 
     def efforts(self, kind: str) -> tuple[int, ...]:
         """What is measured for a kind, cheapest first."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.retrieval import faiss_index
 from recsys.retrieval.measure import Point, cheapest, exact_lists, measure
 from recsys.retrieval.options import RetrievalOptions
 from recsys.retrieval.vector_index import VectorIndex
@@ -46,14 +47,10 @@ def measure_again(
     Returns:
         None where the index holds codes alone.
     """
-    if any(band.vectors(0, 1) is None for band in index.bands if len(band.positions)):
+    if not all(faiss_index.holds_vectors(band.index) for band in index.bands):
         return None
     positions = np.concatenate([b.positions[~index.removed[b.positions]] for b in index.bands])
-    queries = users
-    if queries is None:
-        rng = np.random.default_rng(options.seed)
-        size = min(options.queries, len(positions))
-        queries = _taken(index, np.sort(rng.choice(len(positions), size, replace=False)))
+    queries = _taken(index, options.drawn(len(positions))) if users is None else users
     k = min(options.k, len(index))
     truth = positions[exact_lists(_kept(index), queries, k, index.similarity)]
     points = measure(index, queries, truth, options.efforts(index.kind))
@@ -66,10 +63,10 @@ def measure_again(
 def _kept(index: VectorIndex) -> Iterator[np.ndarray]:
     """Vectors that can be found, band after band, a block [n, D] at a time."""
     for band in index.bands:
-        for start in range(0, len(band.positions), BLOCK_ROWS):
-            kept = ~index.removed[band.positions[start : start + BLOCK_ROWS]]
-            vectors = band.vectors(start, len(kept))
-            assert vectors is not None
+        start = 0
+        for vectors in faiss_index.stored_blocks(band.index, BLOCK_ROWS):
+            kept = ~index.removed[band.positions[start : start + len(vectors)]]
+            start += len(vectors)
             if kept.any():
                 yield vectors[kept, : index.dim]
 
