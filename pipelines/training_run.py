@@ -9,7 +9,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,20 +149,13 @@ class TrainingRun(TrackedRun):
         """Build, fit, evaluate and write everything down."""
         begin = time.perf_counter()
         seed_everything(self.seed)
-        recommender = Recommender.build(
-            data.pipeline.schema,
-            self.embedding,
-            self.spec.make,
-            self.optimizer_options.storage_factory(
-                self.device,
-                self.ranks.world_size,
-                self.embedding.sharding,
-                self.trainer_options.batch_size,
-            ),
-            self.spec.pools_histories,
-            self.spec.needs_fields,
-            separate_tables=self.spec.separate_tables,
-        ).to(self.device)
+        storage = self.optimizer_options.storage_factory(
+            self.device,
+            self.ranks.world_size,
+            self.embedding.sharding,
+            self.trainer_options.batch_size,
+        )
+        recommender = self.recommender(data, self.embedding, storage).to(self.device)
         labels = data.pipeline.schema.labels
         balance = None
         if len(labels) > 1:
@@ -238,6 +231,23 @@ class TrainingRun(TrackedRun):
         self.write_results(result, trainer, reports, data, tracker)
         return result
 
+    def recommender(
+        self,
+        data: Prepared,
+        embedding: EmbeddingOptions,
+        storage: Callable[[int, int], Storage],
+    ) -> Recommender:
+        """Lookup and model for the columns of some data, untrained."""
+        return Recommender.build(
+            data.pipeline.schema,
+            embedding,
+            self.spec.make,
+            storage,
+            self.spec.pools_histories,
+            self.spec.needs_fields,
+            separate_tables=self.spec.separate_tables,
+        )
+
     def trainer(
         self,
         recommender: Recommender,
@@ -302,15 +312,8 @@ class TrainingRun(TrackedRun):
         """The best model in one process, on a CPU: to be explained, saved and served."""
         assert trainer.checkpoints is not None
         checkpoint = trainer.checkpoints.load(trainer.checkpoints.best_step())
-        recommender = Recommender.build(
-            data.pipeline.schema,
-            dataclasses.replace(self.embedding, sharding="none"),
-            self.spec.make,
-            DenseStorage,
-            self.spec.pools_histories,
-            self.spec.needs_fields,
-            separate_tables=self.spec.separate_tables,
-        )
+        whole = dataclasses.replace(self.embedding, sharding="none")
+        recommender = self.recommender(data, whole, DenseStorage)
         recommender.load_tensors(plain_weights(recommender.lookup, checkpoint))
         return recommender
 

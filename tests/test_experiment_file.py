@@ -17,7 +17,7 @@ def wanted(values: dict) -> dict:
     "overrides",
     [
         ["ctr=autoint", "ctr.hidden_dims=[400,400]", "optimizer.lr=0.00123456789", "seed=7"],
-        ["ctr=dcnv2", "data=amazon_toys", "data.source=/tmp/a b", "embedding=multiplexed"],
+        ["ctr=dcnv2", "data=amazon_toys", "data.source=folder/a b", "embedding=multiplexed"],
         ["ctr=fm", "data=parquet", "data.path=[a.parquet,b.parquet]", "data.label=clicked",
          "data.fields.price.encoding=quantile", "gate=optfs",
          "data.null_values=['',NA,'a\\'b\"c']"],

@@ -26,7 +26,17 @@ from torch import Tensor
 
 
 class RowSparseOptimizer(torch.optim.Optimizer):
-    """A step over the distinct rows of each row-sparse gradient."""
+    """A step over the distinct rows of each row-sparse gradient.
+
+    Args:
+        params: Parameters [R, W]; their gradients must be sparse.
+        defaults: Settings, `lr` among them.
+    """
+
+    def __init__(self, params: Iterable[Tensor], defaults: dict[str, Any]) -> None:
+        if defaults["lr"] < 0:
+            raise ValueError(f"lr={defaults['lr']}; it must not be negative.")
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -71,8 +81,6 @@ class LazyAdam(RowSparseOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        if lr < 0:
-            raise ValueError(f"lr={lr}; it must not be negative.")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas={betas}; both must be in [0, 1).")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
@@ -110,8 +118,6 @@ class RowwiseAdagrad(RowSparseOptimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-2, eps: float = 1e-8) -> None:
-        if lr < 0:
-            raise ValueError(f"lr={lr}; it must not be negative.")
         super().__init__(params, {"lr": lr, "eps": eps})
 
     def _update(
@@ -137,8 +143,6 @@ class Adagrad(RowSparseOptimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-2, eps: float = 1e-8) -> None:
-        if lr < 0:
-            raise ValueError(f"lr={lr}; it must not be negative.")
         super().__init__(params, {"lr": lr, "eps": eps})
 
     def _update(
@@ -163,8 +167,6 @@ class SGD(RowSparseOptimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-2) -> None:
-        if lr < 0:
-            raise ValueError(f"lr={lr}; it must not be negative.")
         super().__init__(params, {"lr": lr})
 
     def _update(
