@@ -298,7 +298,7 @@ def blend(cfg: DictConfig) -> dict[str, Any]:
     """Blend the configured runs.
 
     Returns:
-        What `result.json` holds.
+        What `result.json` holds, and its `folder`.
     """
     return BlendRun(cfg).run()
 

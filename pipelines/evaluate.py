@@ -31,7 +31,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Stream the rows through the model; memory does not grow with their number.
 
     Returns:
-        What `result.json` holds.
+        What `result.json` holds, and its `folder`.
     """
     for key, value in (("run", cfg.run), ("data.path", cfg.data.path)):
         if value is None:
@@ -102,14 +102,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     else:
         console.note(f"no label column ({', '.join(schema.labels)}): scores only")
     console.note(f"{done:,} rows scored in {target}")
-    return result
+    return {**result, "folder": str(output)}
 
 
 def evaluate_pairs(cfg: DictConfig, folder: Path, console: Console) -> dict[str, Any]:
     """Rank all items for the users of new pairs, and see how many of the pairs are found.
 
     Returns:
-        What `result.json` holds.
+        What `result.json` holds, and its `folder`.
     """
     import pyarrow.parquet as pq
 
@@ -152,7 +152,7 @@ def evaluate_pairs(cfg: DictConfig, folder: Path, console: Console) -> dict[str,
         ],
     )
     console.note(f"the best {max(ks)} items of {len(found.users):,} users in {target}")
-    return result
+    return {**result, "folder": str(output)}
 
 
 def make_folder(cfg: DictConfig) -> Path:

@@ -46,7 +46,7 @@ def explain(cfg: DictConfig) -> dict[str, Any]:
     """Read the first rows, draw and write what the model says about them.
 
     Returns:
-        What `result.json` holds.
+        What `result.json` holds, and its `folder`.
     """
     for key, value in (("run", cfg.run), ("data.path", cfg.data.path)):
         if value is None:
@@ -112,7 +112,7 @@ def explain(cfg: DictConfig) -> dict[str, Any]:
     }
     write_text_whole(output / "result.json", json.dumps(result, indent=1))
     console.note(f"written to {output}")
-    return result
+    return {**result, "folder": str(output)}
 
 
 def first_rows(saved: SavedModel, source: Source, num_rows: int) -> pa.Table:

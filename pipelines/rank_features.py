@@ -45,7 +45,7 @@ def rank_features(cfg: DictConfig) -> dict[str, Any]:
     """Rank, write, show.
 
     Returns:
-        What `ranking.json` holds of the whole.
+        What `ranking.json` holds of the whole, and its `folder`.
     """
     from recsys.data.options import apply_options
     from recsys.feature_ranking.ranking import RankingOptions
@@ -83,7 +83,7 @@ def rank_features(cfg: DictConfig) -> dict[str, Any]:
         )
         console.note(f"report: {folder / 'report.html'}")
         console.note(f"next: data.features={folder / 'ranking.csv'} data.top=<number>")
-    return found.facts
+    return {**found.facts, "folder": str(folder)}
 
 
 def write(ranking: Ranking, folder: Path) -> None:

@@ -43,7 +43,8 @@ def recommend(cfg: DictConfig) -> dict[str, Any]:
     """Serve what is asked for.
 
     Returns:
-        `recommendations`, a table, for one user or item; else what `result.json` holds.
+        `recommendations`, a table, for one user or item; else what `result.json` holds,
+        and its `folder`.
     """
     example = "Example: python -m pipelines.recommend run=<run id> user=<id>"
     if cfg.run is None:
@@ -210,7 +211,7 @@ class Service:
         if short:
             self.console.note(f"note: lists are {short:,} rows short: no more items were left")
         self.console.note(f"the best {cfg.k} items of {len(users):,} users in {target}")
-        return result
+        return {**result, "folder": str(output)}
 
     def _blocks(self, users: pa.Array) -> Iterator[tuple[pa.Table, int]]:
         for start in range(0, len(users), self.cfg.block_users):

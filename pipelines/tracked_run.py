@@ -148,7 +148,7 @@ class TrackedRun:
         """Write model and numbers: in the output folder, and in MLflow with the plots.
 
         Args:
-            result: What `result.json` will hold.
+            result: What `result.json` will hold; gets `folder` besides.
             model: On a CPU.
             data: What it was trained on.
             plots: Folder of the figures.
@@ -189,6 +189,7 @@ class TrackedRun:
         tracker.log_artifact(self.folder / "result.json")
         if self.cfg.result_file:
             write_text_whole(Path(self.cfg.result_file), text)
+        result["folder"] = str(self.folder)  # not in the file, which may move
         self.console.result(result, self.folder)
 
 

@@ -26,7 +26,7 @@ def train(cfg: DictConfig) -> dict[str, object]:
     """Run the configured training; the checks that need nothing heavy come first.
 
     Returns:
-        What `result.json` holds.
+        What `result.json` holds, and its `folder`.
     """
     family, _ = config.chosen_model(cfg)
     from recsys.models.registry import import_target

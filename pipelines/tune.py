@@ -41,7 +41,7 @@ def tune(cfg: DictConfig) -> dict[str, Any]:
     """Search; the checks that need nothing heavy come first.
 
     Returns:
-        What `result.json` holds.
+        What `result.json` holds, and its `folder`.
     """
     family, _ = config.chosen_model(cfg)
     if family not in ("ctr", "mtl"):

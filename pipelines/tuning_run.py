@@ -373,7 +373,7 @@ class TuningRun:
         self.parent.log_artifact(plots, "plots")
         if not partial:
             self.show(ranking, states)
-        return result
+        return {**result, "folder": str(self.folder)}
 
     def ranking(self) -> list[tuple[FrozenTrial, list[float]]]:
         """Trials with their values over seeds, the best mean first; finalists before others."""
