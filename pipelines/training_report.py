@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,11 @@ from recsys.models.explanations import Explanations
 from recsys.models.importance import Importance, Score, permutation_importance, sample_rows
 from recsys.models.recommender import Recommender
 from recsys.models.sensitivity import sensitivity
+from recsys.models.task_gradients import task_gradients
 from recsys.tracking import plots
 from recsys.tracking.console import Console
 from recsys.tracking.format import duration
+from recsys.tracking.task_plots import task_cosines
 from recsys.training.losses import binary_cross_entropy_sum
 from recsys.training.progress import TrainingCurve
 
@@ -163,16 +165,9 @@ def write_experts(
     Returns:
         The worst over all blocks, see `recsys.models.expert_health.summary`.
     """
-    device = recommender.lookup.storage.table().device
-    seen: list[int] = []
-
-    def moved() -> Iterator[Batch]:
-        for batch in batches:
-            seen.append(len(batch))
-            yield batch.to(device)
-
-    health, gates = examine_experts(recommender, moved(), loss_of_labels)
-    about = plots.Subject(model, dataset, sum(seen))
+    moved = [batch.to(recommender.lookup.storage.device) for batch in batches]
+    health, gates = examine_experts(recommender, moved, loss_of_labels)
+    about = plots.Subject(model, dataset, sum(len(batch) for batch in moved))
     for block in health:
         figure = plots.bar_panels(
             about,
@@ -200,9 +195,32 @@ def write_experts(
     return summary(health, gates)
 
 
+def write_task_gradients(
+    folder: Path, model: str, dataset: str, recommender: Recommender, batches: Iterable[Batch]
+) -> dict[str, float]:
+    """Which tasks pull what they share against each other.
+
+    Returns:
+        The least cosine of two tasks, see `recsys.models.task_gradients`; nothing for one label.
+    """
+    moved = [batch.to(recommender.lookup.storage.device) for batch in batches]
+    found = task_gradients(recommender, moved, losses_by_label)
+    if found is None:
+        return {}
+    about = plots.Subject(model, dataset, sum(len(batch) for batch in moved))
+    cosines = {"shared weights": found.weights, "shared rows of tables": found.vectors}
+    plots.save_figure(*task_cosines(about, found.tasks, cosines), folder / "task_gradients")
+    return found.least()
+
+
+def losses_by_label(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy over all rows, of each label: [K]."""
+    return binary_cross_entropy_sum(logits, batch.label, batch.weight)
+
+
 def loss_of_labels(logits: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy over all rows and labels."""
-    return binary_cross_entropy_sum(logits, batch.label, batch.weight).sum()
+    return losses_by_label(logits, batch).sum()
 
 
 def write_gate(

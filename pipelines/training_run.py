@@ -346,6 +346,7 @@ class TrainingRun(TrackedRun):
             more = {f"gate/{key}": result["gate"][key] for key in GATE_METRICS}
             self.console.note(gate_line(result["gate"]))
         more |= {f"experts/{key}": value for key, value in result.get("experts", {}).items()}
+        more |= {f"tasks/{key}": value for key, value in result.get("tasks_agree", {}).items()}
         recommender = trainer.recommender.cpu()
         self.finish(result, recommender, data, plots, tracker, trainer.global_step, more)
 
@@ -371,6 +372,9 @@ class TrainingRun(TrackedRun):
         experts = report.write_experts(*about, recommender, report.first_batches(data))
         if experts:
             result["experts"] = experts
+        tasks = report.write_task_gradients(*about, recommender, report.first_batches(data))
+        if tasks:
+            result["tasks_agree"] = tasks
         if self.importance_rows:
             rows = report.importance_rows(data, self.importance_rows, self.seed)
             score = report.score_of(recommender)

@@ -90,6 +90,17 @@ def test_experts_are_drawn_and_judged(home_run: Path) -> None:
         assert (plots / f"{name}.csv").is_file()
 
 
+def test_whether_labels_agree_is_drawn_and_judged(home_run: Path) -> None:
+    result = json.loads((home_run / "result.json").read_text())
+    drawn = pl.read_csv(home_run / "plots" / "task_gradients.csv")
+    apart = drawn.filter(pl.col("task") != pl.col("other"))
+    assert set(apart["task"]) == {"clicked", "bought", "liked"}
+    assert result["tasks_agree"] == {
+        "cosine_weights_min": pytest.approx(apart["cosine_shared_weights"].min()),
+        "cosine_vectors_min": pytest.approx(apart["cosine_shared_rows_of_tables"].min()),
+    }
+
+
 def test_evaluate_gives_a_probability_for_each_label(
     home_run: Path, run: Run, labelled: Path, home: Path
 ) -> None:
@@ -113,7 +124,7 @@ def test_the_logged_model_takes_raw_columns(home_run: Path, home: Path, labelled
     client = mlflow.MlflowClient(tracking_uri=uri)
     logged = client.get_run(result["run_id"])
     assert logged.data.metrics["test/bought/cvr/auc"] == result["metrics"]["test"]["bought/cvr/auc"]
-    assert "experts/zero_share_max" in logged.data.metrics
+    assert {"experts/zero_share_max", "tasks/cosine_weights_min"} <= set(logged.data.metrics)
     assert len(logged.data.metrics) <= MAX_METRIC_NAMES
     models = client.search_logged_models([logged.info.experiment_id])
     (model,) = (one for one in models if one.source_run_id == result["run_id"])
