@@ -7,8 +7,9 @@
 
 Of a cf model users and items are written, of any other the table of one field. Each is a folder of
 output_dir: part-*.parquet with id, vector, norm and popularity (rows of training), and
-embeddings.json with run, data, similarity and checksums. Rows stream: the table of a field may be
-larger than memory. projector=<rows> adds embeddings.tsv and metadata.tsv of the most popular rows.
+embeddings.json with run, data, similarity and checksums, and projection.png, the two principal
+components. Rows stream: the table of a field may be larger than memory. projector=<rows> adds
+embeddings.tsv and metadata.tsv of the most popular rows.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ def export_embeddings(cfg: DictConfig) -> dict[str, Any]:
     from recsys.retrieval.exported import ExportedVectors
     from recsys.retrieval.field_table import FieldVectors
     from recsys.retrieval.number_format import check_dtype
+    from recsys.retrieval.projection import projection_plot
     from recsys.retrieval.projector import write_projector
     from recsys.retrieval.vectors import VectorSource, vectors_of_cf
     from recsys.tracking.console import Console
+    from recsys.tracking.figures import Subject, save_figure
     from recsys.tracking.find import find_model
 
     check_dtype(cfg.dtype)
@@ -69,8 +72,8 @@ def export_embeddings(cfg: DictConfig) -> dict[str, Any]:
                 "field is missing: of a ctr or mtl model the table of one field is exported. "
                 "Example: python -m pipelines.export_embeddings run=<run id> field=item"
             )
-        table = FieldVectors(folder, str(cfg.field))
-        sources, facts = [table], table.facts
+        field = FieldVectors(folder, str(cfg.field))
+        sources, facts = [field], field.facts
     output = Path(cfg.output_dir or Path("outputs/embeddings") / f"{datetime.now():%Y%m%d-%H%M%S}")
     with Console(cfg.console) as console:
         console.banner(f"vectors of {facts['model']} on {facts['data']}, {cfg.dtype}")
@@ -82,9 +85,14 @@ def export_embeddings(cfg: DictConfig) -> dict[str, Any]:
             rows_per_shard=rows_per_shard,
             progress=lambda done, total: console.preparing(done, total, "export"),
         )
-        for card in cards if projected else []:
+        for card in cards:
             there = output / str(card["folder"])
-            write_projector(ExportedVectors(there), there, projected, titles.get(card["name"]))
+            table = ExportedVectors(there)
+            drawn = projection_plot(Subject(facts["model"], facts["data"], len(table)), table)
+            if drawn is not None:
+                save_figure(*drawn, there / "projection")
+            if projected:
+                write_projector(table, there, projected, titles.get(card["name"]))
         console.table(
             f"written to {output}",
             ("table", "rows", "width", "similarity", "files", "bytes"),

@@ -54,6 +54,8 @@ def test_users_and_items_of_a_run(dtype: str, cf_run: Path, tmp_path: Path) -> N
         assert len(found.card["files"]) == -(-len(matrix) // 25)
         assert found.facts["run_id"] == saved.facts["run_id"]
         assert found.facts["data_digest"] == saved.facts["data_digest"]
+        assert (out / name / "projection.png").stat().st_size > 5000
+        assert pl.read_csv(out / name / "projection.csv").height == len(matrix)
         assert len((out / name / "embeddings.tsv").read_text().splitlines()) == 10
     assert (
         pl.read_parquet(out / "users" / "*.parquet")["id"].to_list()
