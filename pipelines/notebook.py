@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import html
 import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,10 @@ def run(pipeline: str, *overrides: str) -> Outcome:
         raise ConfigError(f'there is no pipeline "{pipeline}".{did_you_mean(pipeline, names)}')
     try:
         cfg = config.compose(pipeline, overrides)
-        value = getattr(importlib.import_module(f"pipelines.{pipeline}"), pipeline)(cfg)
+        with warnings.catch_warnings():
+            # tqdm, which dependencies import, asks notebooks for a widget that nothing here draws.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            value = getattr(importlib.import_module(f"pipelines.{pipeline}"), pipeline)(cfg)
     except (ConfigError, SchemaError) as error:
         raise error.with_traceback(None) from None
     folder = value.get("folder") if isinstance(value, Mapping) else cfg.get("output_dir")
