@@ -1,7 +1,8 @@
 """A trained model as a folder: raw columns in, probabilities out.
 
     model/
-        model.json           what to build: class, hyperparameters, embedding options
+        model.json           what to build: class, hyperparameters, embedding options, and how the
+                             numbers of the tables are kept where it is a smaller copy
         weights.safetensors  tables by name, and everything else; or trees.txt, of boosted trees
         pipeline/            the fitted feature pipeline
 
@@ -27,17 +28,23 @@ from safetensors.torch import load_file, save_file
 
 from recsys.data.atomic import atomic_folder
 from recsys.data.encode import EncodedTable, FeaturePipeline, Raw, arrow_table
+from recsys.embedding.compact_rows import FORMATS, check_format
+from recsys.embedding.compact_storage import CompactStorage, CompactTables
+from recsys.embedding.layout import PrunedLayout
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.storage import DenseStorage
 from recsys.errors import CheckpointError, ConfigError
 from recsys.models.base import ModelInputs
 from recsys.models.recommender import Recommender
 from recsys.models.registry import call, import_target
+from recsys.models.row_tiles import whole_tiles
 
 PLAUSIBLE_FIELDS = 64
 """Fields to build a model for while the data is unread."""
 FORMAT = {"format": "recsys-model", "version": 1}
 WEIGHTS = "weights.safetensors"
+FULL = "float32"
+"""How the numbers of a trained model's tables are kept."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,48 @@ class SavedModel:
             )
         return self.model
 
+    @property
+    def tables(self) -> str:
+        """How the numbers of its tables are kept: float32, or a format of `compact_rows`."""
+        return self.model.lookup.storage.format if isinstance(self.model, Recommender) else FULL
+
+    def with_tables(self, tables: str) -> SavedModel:
+        """A copy whose tables take fewer bytes; all else is as it was. It predicts, and is saved
+        and loaded as any other; it cannot be trained.
+
+        Args:
+            tables: One of `recsys.embedding.compact_rows.FORMATS`.
+
+        Raises:
+            ConfigError: there is no such format, a number of the tables does not fit it, or the
+                model has no tables, or is such a copy already.
+        """
+        check_format(tables)
+        whole = self.recommender
+        if self.tables != FULL:
+            raise ConfigError(
+                f"this model is a copy with {self.tables} tables already; another rounding would "
+                f"add to its error. Name the run it was made of, {self.facts.get('run_id')}."
+            )
+        layout = whole.lookup.layout
+        kept = layout.kept() if isinstance(layout, PrunedLayout) else None
+        made = _build(self.spec, self.pipeline, self._options(whole), tables, kept)
+        made.model.load_state_dict(whole.model.state_dict())
+        with torch.no_grad():
+            made.lookup.numeric.copy_(whole.lookup.numeric)
+        storage = made.lookup.storage
+        assert isinstance(storage, CompactStorage)
+        storage.fill(whole.lookup.storage.table())
+        return SavedModel(made, self.pipeline, self.spec, self.facts)
+
+    def _options(self, recommender: Recommender) -> EmbeddingOptions:
+        """The width that was asked for: building multiplies it again."""
+        options = recommender.lookup.options
+        if self.spec.separate_tables:
+            labels = len(self.pipeline.schema.labels)
+            options = dataclasses.replace(options, dim=options.dim // labels)
+        return options
+
     def predict_logits(self, table: Raw, block: int = 16384) -> np.ndarray:
         """Logits of raw rows: a table, a frame or a mapping of columns; extra columns are ignored.
 
@@ -176,7 +225,7 @@ class SavedModel:
     def logits_of(self, encoded: EncodedTable) -> np.ndarray:
         """Logits of rows that this model's pipeline has encoded, [B] or [B, K] float32."""
         if isinstance(self.model, Recommender):
-            return self.model(encoded.to_batch()).numpy()
+            return self.model(whole_tiles(encoded).to_batch()).numpy()[: len(encoded)]
         return self.model.logits_of(encoded)
 
     def predict(self, table: Raw) -> np.ndarray:
@@ -192,17 +241,15 @@ class SavedModel:
 
     def save(self, folder: Path) -> Path:
         """Write the folder, whole or not at all."""
-        options = self.model.lookup.options if isinstance(self.model, Recommender) else None
-        if options is not None and self.spec.separate_tables:
-            # The card says the width that was asked for: loading multiplies it again.
-            labels = len(self.pipeline.schema.labels)
-            options = dataclasses.replace(options, dim=options.dim // labels)
+        options = self._options(self.model) if isinstance(self.model, Recommender) else None
         card = {
             **FORMAT,
             "model": dataclasses.asdict(self.spec),
             "embedding": None if options is None else dataclasses.asdict(options),
             "facts": self.facts,
         }
+        if self.tables != FULL:
+            card["tables"] = self.tables
         with atomic_folder(folder) as temporary:
             if isinstance(self.model, Recommender):
                 save_file(_weights(self.model), temporary / WEIGHTS)
@@ -231,20 +278,13 @@ class SavedModel:
         if boosted:
             trees = spec.make_boosted().load(folder, pipeline.schema)
             return cls(trees, pipeline, spec, card["facts"])
-        recommender = Recommender.build(
-            pipeline.schema,
-            EmbeddingOptions(**card["embedding"]),
-            spec.make,
-            DenseStorage,
-            spec.pools_histories,
-            spec.needs_fields,
-            {
-                name.removeprefix("tables.").removesuffix(".kept"): mask
-                for name, mask in weights.items()
-                if name.startswith("tables.") and name.endswith(".kept")
-            },
-            spec.separate_tables,
-        )
+        kept = {
+            name.removeprefix("tables.").removesuffix(".kept"): mask
+            for name, mask in weights.items()
+            if name.startswith("tables.") and name.endswith(".kept")
+        }
+        options = EmbeddingOptions(**card["embedding"])
+        recommender = _build(spec, pipeline, options, card.get("tables", FULL), kept)
         try:
             recommender.load_tensors(weights)
         except (KeyError, ValueError, RuntimeError) as error:
@@ -284,12 +324,34 @@ def no_model(folder: Path, error: Exception) -> CheckpointError:
     )
 
 
+def _build(
+    spec: ModelSpec,
+    pipeline: FeaturePipeline,
+    options: EmbeddingOptions,
+    tables: str,
+    kept: Mapping[str, torch.Tensor] | None,
+) -> Recommender:
+    """A model whose numbers are still to be filled in."""
+    compact = CompactTables(tables, options.dim if spec.needs_fields else 0)
+    return Recommender.build(
+        pipeline.schema,
+        options,
+        spec.make,
+        DenseStorage if tables == FULL else compact,
+        spec.pools_histories,
+        spec.needs_fields,
+        kept,
+        spec.separate_tables,
+    )
+
+
 def _weights(recommender: Recommender) -> dict[str, torch.Tensor]:
     """What prediction needs, without the state of optimisers."""
+    read = (".weight", ".kept", *(f".{name}" for name in FORMATS))
     return {
         name: tensor.detach().cpu().clone()
         for name, tensor in recommender.tensors().items()
-        if not name.startswith("tables.") or name.endswith((".weight", ".kept"))
+        if not name.startswith("tables.") or name.endswith(read)
     }
 
 
