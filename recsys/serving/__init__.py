@@ -1,0 +1,1 @@
+"""Serving over HTTP: a finished run behind /score or /recommend."""
