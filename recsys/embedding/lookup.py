@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recsys.data.batch import Batch
+from recsys.data.batch import Batch, Ragged
 from recsys.data.schema import NUM_RESERVED, Field, Kind, Schema
+from recsys.embedding.compact_storage import CompactTables
 from recsys.embedding.embedded import Embedded, History
 from recsys.embedding.layout import Layout, PrunedLayout, lookups_by_size, table_specs
 from recsys.embedding.row_gates import RowGates
@@ -159,7 +160,12 @@ class EmbeddingLookup(nn.Module):
         width = self.embed_dim * (1 + int(second)) + int(linear)
         self.plan = SlotPlan.of(schema, self.layout, options.numeric, pool_histories)
         if not isinstance(make_storage, Sharding):  # a plan says for itself whether it fits
-            check_memory(self.layout.num_rows * width * 4, options.layout)
+            row_bytes = (
+                make_storage.row_bytes(width)
+                if isinstance(make_storage, CompactTables)
+                else width * 4
+            )
+            check_memory(self.layout.num_rows * row_bytes, options.layout)
         self.storage = make_storage(self.layout.num_rows, width)
         if isinstance(self.storage, ShardedStorage):
             self.storage.arrange(self.layout.ranges, *self._read_tables())
@@ -282,16 +288,25 @@ class EmbeddingLookup(nn.Module):
             parts = [piece[:, : self.embed_dim] for piece in pieces[taken : taken + lookups]]
             taken += lookups
             values = torch.cat(parts, dim=1) if lookups > 1 else parts[0]
-            longest = max(1, int(ragged.lengths.max())) if len(batch) else 1
+            longest = self._longest(field, ragged)
             embedded.history[field.name] = History(values, ragged.offsets, longest)
             slots = [table] if lookups == 1 else [f"{table}.{k}" for k in range(lookups)]
             target = [embedded.fields[:, self.plan.names.index(slot)] for slot in slots]
             embedded.target[field.name] = torch.cat(target, dim=-1)
 
+    @staticmethod
+    def _longest(field: Field, lists: Ragged) -> int:
+        """Events of the longest history of a batch; of any batch while the model is exported, when
+        no number of this one may be looked at."""
+        if torch.compiler.is_exporting() and field.max_length is not None:
+            return field.max_length
+        return max(1, int(lists.lengths.max())) if lists.offsets.shape[0] > 1 else 1
+
     def _check_codes(self, ids: Tensor) -> None:
         """Range-check on a CPU, where it is free; on a GPU ids are trusted, since a check would
-        wait for the device (they are checked when data is prepared)."""
-        if ids.is_cuda or not ids.numel():
+        wait for the device (they are checked when data is prepared). An exported model has checks
+        of its own."""
+        if ids.is_cuda or torch.compiler.is_exporting() or not ids.numel():
             return
         highest, lowest = ids.amax(0), ids.amin(0)
         bad = ((highest >= self._sizes) | (lowest < 0)).nonzero()
@@ -336,14 +351,15 @@ class EmbeddingLookup(nn.Module):
 
     def tables_state(self) -> dict[str, Tensor]:
         """Weights and fused optimiser state by TABLE name, so that a checkpoint outlives its layout
-        in memory: `<table>.weight` and `<table>.<state>`. Views, not copies.
+        in memory: `<table>.weight` (or, of compact tables, `<table>.<format>`) and
+        `<table>.<state>`. Views, not copies.
 
         Layouts that share rows between fields have one table named after the layout. Sharded tables
         are not here: no process has them (`ShardedStorage.parts`).
         """
         if isinstance(self.storage, ShardedStorage):
             return {}
-        tensors = {"weight": self.storage.table(), **self.storage.optimizer_state()}
+        tensors = {**self.storage.weights(), **self.storage.optimizer_state()}
         if self.gates is not None:
             tensors["gate"] = self.gates.logits.detach()
         if self.layout.shared:
@@ -413,9 +429,8 @@ class EmbeddingLookup(nn.Module):
             placed = int(sum(one.mebibytes for one in self.storage.placement) * 2**20)
             weights = self.storage.num_weights * 4
             return {"weights": weights, "optimizer": placed - weights, "serving": weights}
-        table = self.storage.table()
-        fused = sum(t.numel() * t.element_size() for t in self.storage.optimizer_state().values())
-        weights = table.numel() * table.element_size()
+        fused = sum(t.nbytes for t in self.storage.optimizer_state().values())
+        weights = sum(t.nbytes for t in self.storage.weights().values())
         serving = weights
         if isinstance(self.layout, PrunedLayout):
             serving += self.layout.row_of.numel() * self.layout.row_of.element_size()

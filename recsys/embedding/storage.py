@@ -33,6 +33,8 @@ class Storage(nn.Module, ABC):
 
     num_rows: int
     width: int
+    format: str = "float32"
+    """How its numbers are kept; another one only where nothing trains (`compact_rows`)."""
 
     @abstractmethod
     def forward(
@@ -55,6 +57,10 @@ class Storage(nn.Module, ABC):
     @abstractmethod
     def table(self) -> Tensor:
         """The weights [R, W], detached: reading and writing in place is allowed."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is read, by name, each [R, ...]: views, which may be written to."""
+        return {"weight": self.table()}
 
     @property
     def device(self) -> torch.device:

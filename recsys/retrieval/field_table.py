@@ -23,7 +23,7 @@ from recsys.data.schema import NUM_RESERVED
 from recsys.embedding.layout import Layout, PrunedLayout
 from recsys.embedding.lookup import EmbeddingOptions, table_of
 from recsys.errors import CheckpointError, ConfigError, did_you_mean
-from recsys.models.saved import FORMAT, WEIGHTS, ModelSpec, no_model, read_card
+from recsys.models.saved import FORMAT, FULL, WEIGHTS, ModelSpec, no_model, read_card
 from recsys.retrieval.vectors import COSINE
 
 SHARED = ("multiplexed", "unified")
@@ -56,6 +56,11 @@ class FieldVectors:
             raise ConfigError(
                 f"{spec.class_name} has no vectors for its fields. Export the run of a model that "
                 "has, such as ctr=dcnv2."
+            )
+        if card.get("tables", FULL) != FULL:
+            raise ConfigError(
+                f"{folder} is a copy with {card['tables']} tables. Export the vectors of the run "
+                f"it was made of, {card['facts'].get('run_id')}."
             )
         self.name = field
         pipeline = FeaturePipeline.load(folder / "pipeline")

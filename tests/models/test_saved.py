@@ -119,3 +119,103 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, saved: SavedModel)
 def test_probabilities_are_the_sigmoid() -> None:
     logits = np.array([-30.0, 0.0, 2.0], dtype=np.float32)
     np.testing.assert_allclose(probabilities(logits), 1 / (1 + np.exp(-logits)), rtol=1e-6)
+
+
+FORMATS = ("float16", "int8", "int4")
+
+
+@pytest.fixture
+def wide() -> SavedModel:
+    """Vectors wide enough for codes, and first-order weights."""
+    pipeline = FeaturePipeline.fit(
+        Source.from_frame(frame()),
+        Schema(
+            fields=(
+                Field(name="user", kind="categorical", encoding="vocabulary", dtype="int"),
+                Field(name="city", kind="categorical", encoding="vocabulary"),
+                Field(name="price", kind="numeric", encoding="standard", dtype="float"),
+            ),
+            labels=("click",),
+        ),
+    )
+    spec = ModelSpec("ctr", "recsys.models.ctr.deepfm.DeepFM", {"hidden_dims": [8]})
+    torch.manual_seed(0)
+    options = EmbeddingOptions(dim=16, init_std=0.5)
+    recommender = Recommender.build(pipeline.schema, options, spec.make, DenseStorage)
+    return SavedModel(recommender, pipeline, spec, {"run_id": "r1"})
+
+
+@pytest.mark.parametrize("tables", FORMATS)
+def test_a_copy_with_small_tables_is_a_saved_model(
+    wide: SavedModel, tables: str, tmp_path: Path
+) -> None:
+    copy = wide.with_tables(tables)
+    loaded = SavedModel.load(copy.save(tmp_path / "copy"))
+    assert loaded.tables == copy.tables == tables
+    np.testing.assert_array_equal(loaded.predict(frame()), copy.predict(frame()))
+    assert loaded.facts == wide.facts
+    assert wide.tables == "float32"
+    tolerance = {"float16": 5e-3, "int8": 0.1, "int4": 1.0}[tables]
+    off = np.abs(copy.predict_logits(frame()) - wide.predict_logits(frame())).max()
+    assert 0 < off < tolerance
+    whole = wide.save(tmp_path / "whole")
+    sizes = [
+        (folder / "weights.safetensors").stat().st_size for folder in (tmp_path / "copy", whole)
+    ]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_copy_of_separate_tables_has_a_grid_for_each_label(tmp_path: Path) -> None:
+    rows = frame().with_columns(pl.col("click").reverse().alias("like"))
+    schema = Schema(
+        fields=(Field(name="user", kind="categorical", encoding="vocabulary", dtype="int"),),
+        labels=("click", "like"),
+    )
+    pipeline = FeaturePipeline.fit(Source.from_frame(rows), schema)
+    spec = ModelSpec("mtl", "recsys.models.mtl.singletask.SingleTask", {})
+    torch.manual_seed(0)
+    recommender = Recommender.build(
+        pipeline.schema, EmbeddingOptions(dim=16), spec.make, DenseStorage, separate_tables=True
+    )
+    saved = SavedModel(recommender, pipeline, spec, {})
+    loaded = SavedModel.load(saved.with_tables("int4").save(tmp_path / "copy"))
+    assert loaded.recommender.lookup.storage.weights()["int4"].shape[1] == 2 * (4 + 8)
+    np.testing.assert_allclose(loaded.predict(rows), saved.predict(rows), atol=1e-3)
+
+
+def test_rows_that_a_gate_dropped_stay_dropped(wide: SavedModel, tmp_path: Path) -> None:
+    lookup = wide.recommender.lookup
+    kept = {
+        table.name: torch.arange(span) % 2 == 0
+        for table, span in zip(lookup.layout.tables, lookup.layout.spans, strict=True)
+    }
+    torch.manual_seed(1)
+    pruned = Recommender.build(
+        wide.pipeline.schema, EmbeddingOptions(dim=16, init_std=0.5), wide.spec.make, DenseStorage,
+        kept=kept,
+    )  # fmt: skip
+    saved = SavedModel(pruned, wide.pipeline, wide.spec, {})
+    loaded = SavedModel.load(saved.with_tables("int8").save(tmp_path / "copy"))
+    assert loaded.recommender.lookup.storage.num_rows == pruned.lookup.storage.num_rows
+    np.testing.assert_allclose(loaded.predict(frame()), saved.predict(frame()), atol=0.02)
+
+
+def test_a_copy_of_a_copy_is_refused(wide: SavedModel) -> None:
+    with pytest.raises(ConfigError, match=r"int8 tables already.*made of, r1"):
+        wide.with_tables("int8").with_tables("int4")
+
+
+def test_a_format_that_does_not_exist_is_named(wide: SavedModel, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='tables="int2" does not exist'):
+        wide.with_tables("int2")
+    folder = wide.with_tables("int8").save(tmp_path / "copy")
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**card, "tables": "int4"}))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        SavedModel.load(folder)
+
+
+def test_a_table_that_no_copy_can_hold_is_refused(wide: SavedModel) -> None:
+    wide.recommender.lookup.storage.table()[3, 3] = 1e6
+    with pytest.raises(ConfigError, match="Use tables=float32"):
+        wide.with_tables("int8")

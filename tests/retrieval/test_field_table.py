@@ -92,3 +92,10 @@ def test_damaged_folders(saved_click: SavedModel, tmp_path: Path) -> None:
     (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(CheckpointError, match="version 99"):
         FieldVectors(folder, "item")
+
+
+def test_a_copy_with_small_tables_names_the_run_to_export(tmp_path: Path) -> None:
+    saved = click_model(LAYOUTS["full"])
+    folder = saved.with_tables("int8").save(tmp_path / "copy")
+    with pytest.raises(ConfigError, match=r"a copy with int8 tables.*it was made of"):
+        FieldVectors(folder, "item")
