@@ -156,6 +156,10 @@ def pool(maps: Tensor, size: int) -> Tensor:
         >>> pool(torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0]).view(1, 5, 1), 3).flatten()
         tensor([3., 5.])
     """
+    if torch.compiler.is_compiling():  # which cannot follow what writes into parts of a tensor
+        short = -maps.shape[1] % size
+        full = nn.functional.pad(maps, (0, 0, 0, short), value=-torch.inf)
+        return full.unflatten(1, (-1, size)).max(dim=2).values
     largest: Tensor = _Pool.apply(maps, size)
     return largest
 

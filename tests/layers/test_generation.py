@@ -131,6 +131,12 @@ def test_pool_takes_the_largest_of_every_window(height: int, size: int) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+def test_pool_is_the_same_where_torch_traces() -> None:
+    maps = torch.randn(2, 7, 3)
+    traced = torch.compile(lambda x: pool(x, 3), backend="eager", fullgraph=True)
+    assert torch.equal(traced(maps), pool(maps, 3))
+
+
 def test_heights_of_the_paper() -> None:
     assert pooled_heights(39, 2, 4) == [20, 10, 5, 3]
     assert pooled_heights(24, 2, 4) == [12, 6, 3, 2]

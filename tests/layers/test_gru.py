@@ -107,3 +107,26 @@ def test_attentional_gru_equals_a_loop(lengths: list[int], cell: str) -> None:
 def test_another_cell_is_refused() -> None:
     with pytest.raises(ConfigError, match='gru is "gru"'):
         AttentionalGRU(DIM, "gru")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@every_length
+def test_an_exported_model_takes_every_step_there_can_be(
+    lengths: list[int], cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rectangle with a mask gives what the jagged plan gives."""
+    history, weights = draw(lengths)
+    torch.manual_seed(0)
+    first, second = HistoryGRU(DIM).double(), AttentionalGRU(DIM, cell).double()
+
+    def read() -> tuple[Tensor, Tensor]:
+        longest = History(history.values, history.offsets, history.longest + 2)
+        steps = Steps.of(longest)
+        states = first(longest, steps)
+        return states, second(states, weights, steps, num_rows=len(longest))
+
+    expected = read()
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert Steps.of(history).mask is not None
+    for found, wanted in zip(read(), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
