@@ -2,6 +2,9 @@
 
     python -m pipelines.explain run=<run id> data.path=rows.parquet rows=5
     python -m pipelines.explain run=outputs/clicks/autoint/<time> data.path=rows.csv rows=1
+    python -m pipelines.explain run=<run id> data.path=rows.parquet interactions.pairs=10
+    python -m pipelines.explain run=<run id> data.path=rows.parquet interactions.pairs=10 \
+        'interactions.fields=[user,item,hour]' 'interactions.runs=[<run id>,<run id>]'
 
 Writes to output_dir
     rows.txt, rows.json    the first rows: probability, and what stands out in each explanation
@@ -9,7 +12,10 @@ Writes to output_dir
     gain.png, .csv         trees: what the splits gained
     importance.png, .csv   permutation importance of each field, where the label column is present
     sensitivity.png, .csv  its first-order stand-ins (SHARK, SFS); a list for data.features
+    interactions.csv       pairs of fields: what they tell only together, over near-equal models
+    swarm, halo            the same as figures, each model a dot; what two masks cost together
     result.json            what was read and written
+They are kept with the run in MLflow too, among its artifacts.
 
 What a row's explanation holds depends on the model: AutoInt the pairs of fields of most attention,
 FinalNet and FinalMLP the most open gates, ARM-Net the crosses of the largest weights, DIN the
@@ -59,18 +65,32 @@ def explain(cfg: DictConfig) -> dict[str, Any]:
     importance_rows = config.at_least("importance_rows", cfg.importance_rows, 0)
 
     from pipelines import training_report as report
+    from pipelines.interaction_report import InteractionReport
     from recsys.data.atomic import write_text_whole
     from recsys.data.readers import Source
+    from recsys.models.interactions import InteractionOptions
     from recsys.models.saved import SavedModel
+    from recsys.models.saved_cf import is_cf
     from recsys.models.trees import Trees
+    from recsys.tracking.attach import attach
     from recsys.tracking.console import Console
     from recsys.tracking.find import find_model
 
-    console = Console(cfg.console)
-    folder = find_model(str(cfg.run), cfg.tracking.get("uri"))
+    options = config.build_options(InteractionOptions, cfg.interactions, "interactions")
+    console, uri = Console(cfg.console), cfg.tracking.get("uri")
+    folder = find_model(str(cfg.run), uri)
+    if is_cf(folder):
+        raise ConfigError(
+            f"run={cfg.run} is a model of users and items: it reads ids alone and has no fields to "
+            "explain. Choose a ctr or mtl run, or ask it for items with pipelines.recommend."
+        )
     saved = SavedModel.load(folder)
+    pairs = None
+    if options.pairs:
+        pairs = InteractionReport(saved, options, uri, int(cfg.seed), console)
     source = Source.open(cfg.data.path)
-    table = first_rows(saved, source, max(num_rows, explained_rows, importance_rows, 1))
+    wanted = max(num_rows, explained_rows, importance_rows, options.rows if pairs else 0, 1)
+    table = first_rows(saved, source, wanted)
     encoded = saved.pipeline.transform(table)
     name, data = saved.spec.class_name, Path(str(cfg.data.path)).name
     console.banner(f"{name} of {folder} on the first {len(encoded):,} rows of {cfg.data.path}")
@@ -102,16 +122,20 @@ def explain(cfg: DictConfig) -> dict[str, Any]:
     elif importance_rows:
         labels = ", ".join(saved.pipeline.schema.labels)
         console.note(f"no importance: there is no label column ({labels})")
-    result = {
+    result: dict[str, Any] = {
         "run": str(cfg.run),
         "model": saved.spec.stem,
         "data": str(cfg.data.path),
         "rows": len(encoded),
         "importance": None if importance is None else dict(importance.top(len(importance.fields))),
-        "figures": sorted(path.name for path in output.glob("*.png")),
     }
+    if pairs is not None:
+        result["interactions"] = pairs.write(output, data, table)
+    result["figures"] = sorted(path.name for path in output.glob("*.png"))
     write_text_whole(output / "result.json", json.dumps(result, indent=1))
     console.note(f"written to {output}")
+    if cfg.tracking.kind == "mlflow" and "run_id" in saved.facts:
+        console.note(attach(saved.facts["run_id"], output, f"explain/{output.name}", uri))
     return {**result, "folder": str(output)}
 
 

@@ -57,7 +57,7 @@ class InteractionOptions:
     """Rows to score, the first ones; a third of them chooses the pairs."""
     epsilon: float = 0.01
     """Log-loss (nats) that a model of the set may lose."""
-    repeats: int = 2
+    repeats: int = 1
     """Shuffles of each field."""
     together: bool = True
     """Shuffle both fields of a pair by one permutation; False: by one each."""

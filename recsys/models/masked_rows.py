@@ -60,7 +60,7 @@ class MaskedRows:
         rows = _labelled(rows)
         assert rows.label is not None
         self._model = recommender.eval().model
-        device = recommender.lookup.storage.table().device
+        device = recommender.lookup.storage.device
         batch = rows.to_batch().to(device)
         with torch.no_grad():
             self._whole = recommender.lookup(batch)

@@ -24,7 +24,7 @@ GRID = 8
 """Points along each direction, closer together near 1."""
 ROUNDS = 6
 """Refinements of a crossing, at most."""
-TOLERANCE = 0.02
+TOLERANCE = 0.05
 """Share of the allowance by which a loss may stay below the level that was asked for."""
 QUADRANTS = ((1, 1), (-1, 1), (-1, -1), (1, -1))
 """Directions of two masks, counterclockwise: stronger (1) or weaker (-1)."""

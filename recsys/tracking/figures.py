@@ -50,7 +50,12 @@ def save_figure(figure: Figure, table: Columns, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path.with_suffix(".png"), dpi=_DPI)
-    with path.with_suffix(".csv").open("w", newline="") as file:
+    save_table(table, path.with_suffix(".csv"))
+
+
+def save_table(table: Columns, path: Path) -> None:
+    """Write named columns as CSV."""
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(table)
         writer.writerows(zip(*table.values(), strict=True))

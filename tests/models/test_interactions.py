@@ -234,7 +234,7 @@ def test_the_cost_is_what_was_said() -> None:
     pairs = [(0, 1), (1, 2)]
     found = measure(rows, pairs, options, progress=lambda *one: told.append(one))
     search, score = cost(pairs, options)
-    assert score == 2 * 37 * 7
+    assert score == 2 * 37 * 4
     assert score < found.num_passes <= search + score
     for stage in ("search masks", "score"):
         done = [(a, b) for a, b, name in told if name == stage]
