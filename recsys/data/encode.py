@@ -16,6 +16,7 @@ Letters   B rows, F coded fields, N dense columns, K labels.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -241,6 +242,19 @@ class FeaturePipeline:
         if one.encoding is not Encoding.VOCABULARY:
             raise SchemaError(f'field "{name}" is encoded by {one.encoding}; it has no tokens.')
         return self.vocabularies[one.shares or one.name].tokens(one.dtype)
+
+    def digest(self) -> str:
+        """Of all that decides what a raw row becomes: two pipelines with one digest give every
+        value the same code or number."""
+        scales = {name: dataclasses.asdict(one) for name, one in sorted(self.scales.items())}
+        plain = [self.schema.to_dict(), scales, self.nan_as_missing]
+        found = hashlib.sha256(json.dumps(plain, sort_keys=True, default=list).encode())
+        for name, vocabulary in sorted(self.vocabularies.items()):
+            texts = vocabulary.texts
+            found.update(f"{name} {len(texts)}".encode())
+            found.update(texts.str.len_bytes().to_numpy().astype("<i8").tobytes())
+            found.update("".join(texts.str.join("")).encode())
+        return found.hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write the pipeline as a folder: JSON, and a Parquet file per vocabulary."""

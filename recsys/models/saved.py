@@ -252,7 +252,7 @@ class SavedModel:
             card["tables"] = self.tables
         with atomic_folder(folder) as temporary:
             if isinstance(self.model, Recommender):
-                save_file(_weights(self.model), temporary / WEIGHTS)
+                save_file(weights_of(self.model), temporary / WEIGHTS)
             else:
                 self.model.save(temporary)
             (temporary / "model.json").write_text(json.dumps(card, indent=1))
@@ -345,7 +345,7 @@ def _build(
     )
 
 
-def _weights(recommender: Recommender) -> dict[str, torch.Tensor]:
+def weights_of(recommender: Recommender) -> dict[str, torch.Tensor]:
     """What prediction needs, without the state of optimisers."""
     read = (".weight", ".kept", *(f".{name}" for name in FORMATS))
     return {

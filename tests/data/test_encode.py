@@ -308,3 +308,17 @@ def test_an_absent_history_comes_with_the_way_to_make_it() -> None:
     with pytest.raises(SchemaError, match=told):
         pipeline.transform(rows.drop("item_history"))
     pipeline.require(["other", "item_history", "item"])
+
+
+def test_digest_tells_pipelines_apart(tmp_path: Path) -> None:
+    pipeline = fit()
+    digest = pipeline.digest()
+    assert fit().digest() == digest
+    pipeline.save(tmp_path / "pipeline")
+    assert FeaturePipeline.load(tmp_path / "pipeline").digest() == digest
+    renamed = FRAME.with_columns(pl.col("item").replace("c", "d"))
+    moved = FRAME.with_columns(item=pl.lit("c"))  # now the most frequent: another code
+    scaled = FRAME.with_columns(pl.col("age") * 2)
+    others = [fit(renamed), fit(moved), fit(scaled), fit(min_count=2)]
+    others.append(FeaturePipeline.fit(Source.from_frame(FRAME), schema(), nan_as_missing=True))
+    assert len({digest, *(one.digest() for one in others)}) == 1 + len(others)
