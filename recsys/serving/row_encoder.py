@@ -10,6 +10,7 @@ Letters   B rows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 from typing import Any
@@ -27,7 +28,6 @@ REMEMBERED = 262_144
 """Values whose codes are remembered, over all columns: some 30 MiB."""
 LONGEST = 64
 """Longer texts are not remembered."""
-_ARROW = {"string": pa.string(), "float": pa.float64(), "bool": pa.bool_()}
 
 
 class RowEncoder:
@@ -98,8 +98,7 @@ class _ScalarEncoder:
 
     def _asked(self, values: list[Any]) -> np.ndarray:
         """Codes of values through a table, [B]."""
-        one = self._field
-        array = _arrow(values, one.dtype)
+        array, one = _arrow(values, self._field)
         return category_codes(array, one, self._coder, _chunk(len(values))).astype(np.int64)
 
 
@@ -115,12 +114,12 @@ class _ListEncoder:
         rows = list(chain.from_iterable(parts))
         lengths = np.fromiter((0 if row is None else len(row) for row in rows), np.int32, len(rows))
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
-        values = _arrow(list(chain.from_iterable(row or () for row in rows)), self._field.dtype)
+        values, one = _arrow(list(chain.from_iterable(row or () for row in rows)), self._field)
         null = np.array([row is None for row in rows] or [False])
         array = pa.ListArray.from_arrays(
             pa.array(offsets), values, mask=pa.array(null) if null.any() else None
         )
-        return list_codes(array, self._field, self._coder, _chunk(len(rows)), self._nan_as_missing)
+        return list_codes(array, one, self._coder, _chunk(len(rows)), self._nan_as_missing)
 
 
 class RememberedTexts:
@@ -155,16 +154,17 @@ class RememberedTexts:
         return np.array(out, dtype=np.int64)
 
 
-def _arrow(values: list[Any], dtype: str) -> pa.Array:
-    if dtype != "int":
-        if dtype == "float":
-            values = [None if value is None else float(value) for value in values]
-        return pa.array(values, _ARROW[dtype])
-    wide = any(value is not None and value >= 2**63 for value in values)
-    if not wide:
-        return pa.array(values, pa.int64())
-    # No one type holds these beside negative ones; their texts are what vocabularies know.
-    return pa.array([None if value is None else str(value) for value in values], pa.string())
+def _arrow(values: list[Any], one: Field) -> tuple[pa.Array, Field]:
+    """Checked values as a table would hold them, and the field to read them by."""
+    if one.dtype == "float":
+        return pa.array([None if v is None else float(v) for v in values], pa.float64()), one
+    if one.dtype != "int":
+        return pa.array(values, pa.bool_() if one.dtype == "bool" else pa.string()), one
+    if not any(value is not None and value >= 2**63 for value in values):
+        return pa.array(values, pa.int64()), one
+    # No integer type holds these beside negative ones; vocabularies know integers by their texts.
+    texts = pa.array([None if value is None else str(value) for value in values], pa.string())
+    return texts, dataclasses.replace(one, dtype="string")
 
 
 def _chunk(rows: int) -> Chunk:
