@@ -17,6 +17,7 @@ from recsys.serving.holder import Holder
 from recsys.serving.limits import Limits
 
 KEEP_ALIVE_SECONDS = 30
+LARGEST_PORT = 65_535
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -29,11 +30,13 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address is taken, is not of this machine, or may not be used.
     """
+    if port > LARGEST_PORT:
+        raise ConfigError(f"host={host} port={port}; ports go to {LARGEST_PORT}.")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         bound = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(
             f"host={host} port={port}: {error}. Give an address of this machine."
         ) from error
@@ -41,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
         bound.listen(2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         bound.close()
         raise ConfigError(
             f"host={host} port={port}: {error}. Stop what listens there, or give another port; "
