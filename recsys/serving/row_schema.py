@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from recsys.data.schema import Field, Kind, Schema
-from recsys.serving.rows import LARGEST, SMALLEST
+from recsys.serving.rows import BOUND, LARGEST, SMALLEST
 
-_DOUBLE = 1.7976931348623157e308
 _SCALARS: dict[str, dict[str, Any]] = {
     "string": {"type": ["string", "null"]},
     "int": {"type": ["integer", "null"], "minimum": SMALLEST, "maximum": LARGEST},
-    "float": {"type": ["number", "null"], "minimum": -_DOUBLE, "maximum": _DOUBLE},
+    "float": {"type": ["number", "null"], "minimum": -BOUND, "maximum": BOUND},
     "bool": {"type": ["boolean", "null"]},
 }
 

@@ -6,9 +6,9 @@ misspelt or forgotten is an error here, not a slightly worse score.
     field                              JSON
     category of texts                  string
     category of integers               integer, -2**63 to 2**64 - 1
-    category of numbers                number
+    category of numbers                number, -1e300 to 1e300
     category of booleans               boolean
-    numeric                            number (or boolean, if it was boolean in training)
+    numeric                            number, likewise (or boolean, if it was one in training)
     multi-valued, history              list of such values
     any of them                        null
 
@@ -17,7 +17,6 @@ Letters   B rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -32,6 +31,8 @@ from recsys.serving.problems import RequestError, shown
 
 SMALLEST, LARGEST = -(2**63), 2**64 - 1
 """Integers that a table can hold."""
+BOUND = 1e300
+"""Numbers are at most so far from 0."""
 EXACT = 2**53
 """Numbers up to here that are whole are exactly the integer they stand for."""
 
@@ -145,19 +146,18 @@ def _numbers(column: Sequence[Any], one: Field) -> np.ndarray:
         raise _wrong(one, column[row], row, "a number")
     try:
         found = np.array(column, dtype=np.float64)
+        large = bool((np.abs(found) >= BOUND).any())
     except OverflowError:
-        found = np.array([None if v is None else _as_float(v) for v in column], dtype=np.float64)
-    if np.isinf(found).any():
-        row = int(np.flatnonzero(np.isinf(found))[0])
-        raise _wrong(one, column[row], row, "a finite number")
+        large = True
+    if large:
+        _check_bound(column, one)
     return found
 
 
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+def _check_bound(column: Sequence[float | None], one: Field, row: int | None = None) -> None:
+    for at, value in enumerate(column):
+        if value is not None and abs(value) > BOUND:  # exact for integers of any length
+            raise _wrong(one, value, at if row is None else row, "a number of -1e300 to 1e300")
 
 
 def _scalars(column: Sequence[Any], one: Field, row: int | None = None) -> Sequence[Any]:
@@ -176,10 +176,8 @@ def _scalars(column: Sequence[Any], one: Field, row: int | None = None) -> Seque
                 raise _wrong(
                     one, value, at if row is None else row, "an integer of -2**63 to 2**64 - 1"
                 )
-    elif one.dtype == "float" and kinds & {int, float}:
-        for at, value in enumerate(column):
-            if value is not None and math.isinf(_as_float(value)):
-                raise _wrong(one, value, at if row is None else row, "a finite number")
+    elif one.dtype == "float":
+        _check_bound(column, one, row)
     return column
 
 
