@@ -66,6 +66,7 @@ class Scorer(nn.Module):
         sizes = torch.tensor([field.size or 0 for field in self.schema.coded])
         self._sizes: Tensor
         self.register_buffer("_sizes", sizes, persistent=False)
+        self._joined = recommender.model.joined_histories
         self._longest = {
             field.name: field.max_length for field in recommender.lookup.plan.sequences
         }
@@ -81,6 +82,9 @@ class Scorer(nn.Module):
         if dense is None:
             dense = torch.empty(rows, 0)
         ragged = {field.name: self._lists(field.name, inputs) for field in self.schema.ragged}
+        for name in self._joined[1:]:
+            alike = ragged[name].lengths == ragged[self._joined[0]].lengths
+            _check(alike.all(), f"{name} and {self._joined[0]} differ in their numbers of events")
         logit = self.recommender(Batch(ids, dense, dense.new_empty(0), ragged))
         return {"logit": logit, "probability": logit.sigmoid()}
 
@@ -142,10 +146,11 @@ def export_scorer(saved: SavedModel, folder: Path) -> Path:
     scorer = Scorer(saved.recommender).eval()
     example = _example(saved)
     rows = torch.export.Dim("rows", min=1)
-    dims = {
-        name: {0: torch.export.Dim(f"list{number}", min=0) if name.endswith(".values") else rows}
-        for number, name in enumerate(example)
-    }
+    together = {f"{name}.values": 0 for name in saved.joined_histories}
+    dims = {}
+    for number, name in enumerate(example):
+        events = torch.export.Dim(f"list{together.get(name, number + 1)}", min=0)
+        dims[name] = {0: events if name.endswith(".values") else rows}
     learnt = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     try:
         with torch.no_grad():
@@ -179,14 +184,15 @@ def _forget_places(program: torch.export.ExportedProgram) -> None:
 def _example(saved: SavedModel) -> dict[str, Tensor]:
     """Rows to trace with: no two sizes are alike, lest torch takes them for one."""
     schema = saved.pipeline.schema
-    rows, dtype = len(schema.ragged) + 3, _code_type(schema)
+    rows, dtype = len(schema.ragged) + 4, _code_type(schema)
     found: dict[str, Tensor] = {}
     if schema.coded:
         found["ids"] = torch.full((rows, len(schema.coded)), UNSEEN, dtype=dtype)
     if schema.dense:
         found["dense"] = torch.zeros(rows, len(schema.dense))
+    joined = saved.joined_histories
     for number, field in enumerate(schema.ragged):
-        events = number + 2
+        events = 2 if field.name in joined else number + 3
         found[f"{field.name}.values"] = torch.full((events,), UNSEEN, dtype=dtype)
         found[f"{field.name}.lengths"] = (torch.arange(rows) < events).long()
     return found

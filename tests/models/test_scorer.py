@@ -27,6 +27,8 @@ from recsys.models.scorer import CARD, PROGRAM, Scorer, card, export_scorer, inp
 from tests import contract
 
 LONGEST = 6
+LISTS = ("tags.all", "seen", "places")
+"""Columns of lists; the last two are histories of the same events."""
 
 
 def frame(rows: int = 120, seed: int = 0) -> pl.DataFrame:
@@ -37,7 +39,7 @@ def frame(rows: int = 120, seed: int = 0) -> pl.DataFrame:
             [f"{x}" for x in rng.integers(0, size, rng.integers(0, most + 1))] for _ in range(rows)
         ]
 
-    click = rng.integers(0, 2, rows)
+    click, seen = rng.integers(0, 2, rows), lists(12, LONGEST)
     return pl.DataFrame(
         {
             "user": rng.integers(0, 20, rows),
@@ -45,12 +47,13 @@ def frame(rows: int = 120, seed: int = 0) -> pl.DataFrame:
             "price": rng.normal(size=rows),
             "city": [None if i == 0 else f"c{i}" for i in rng.integers(0, 5, rows)],
             "tags.all": lists(7, 3),
-            "seen": lists(12, LONGEST),
+            "seen": seen,
+            "places": [[f"c{len(x) % 4}" for x in one] for one in seen],
             "click": click,
             "conversion": click * rng.integers(0, 2, rows),
             "like": rng.integers(0, 2, rows),
         },
-        schema_overrides={"tags.all": pl.List(pl.String), "seen": pl.List(pl.String)},
+        schema_overrides={name: pl.List(pl.String) for name in LISTS},
     )
 
 
@@ -64,6 +67,9 @@ def schema_of(family: str, histories: bool = True) -> Schema:
         Field(
             name="seen", kind="history", encoding="vocabulary", shares="item", max_length=LONGEST
         ),
+        Field(
+            name="places", kind="history", encoding="vocabulary", shares="city", max_length=LONGEST
+        ),
     )
     several = family == "mtl"
     return Schema(
@@ -73,11 +79,16 @@ def schema_of(family: str, histories: bool = True) -> Schema:
     )
 
 
-def saved_model(stem: str, embedding: EmbeddingOptions | None = None, **more: Any) -> SavedModel:
+def saved_model(
+    stem: str,
+    embedding: EmbeddingOptions | None = None,
+    histories: bool = True,
+    options: dict[str, Any] | None = None,
+) -> SavedModel:
     """A model that was never trained, with statistics and vectors that are none of the initial."""
     family = contract.family_of(stem)
-    pipeline = FeaturePipeline.fit(Source.from_frame(frame()), schema_of(family, **more))
-    chosen = {k: v for k, v in contract.options(stem).items() if k != "_target_"}
+    pipeline = FeaturePipeline.fit(Source.from_frame(frame()), schema_of(family, histories))
+    chosen = {k: v for k, v in contract.options(stem).items() if k != "_target_"} | (options or {})
     spec = ModelSpec(family, contract.options(stem)["_target_"], chosen)
     torch.manual_seed(0)
     recommender = Recommender.build(
@@ -106,7 +117,7 @@ def saved_model(stem: str, embedding: EmbeddingOptions | None = None, **more: An
 def batches(saved: SavedModel) -> list[dict[str, Tensor]]:
     """One row and many; lists that are all empty; values nobody has seen, and none."""
     rows = frame(50, seed=1)
-    empty = rows.with_columns(pl.lit([], pl.List(pl.String)).alias(n) for n in ("tags.all", "seen"))
+    empty = rows.with_columns(pl.lit([], pl.List(pl.String)).alias(n) for n in LISTS)
     odd = rows.with_columns(pl.lit("new").alias("item"), pl.lit(None, pl.Float64).alias("price"))
     tables = [rows, rows.head(1), rows.head(2), empty, empty.head(1), odd]
     return [inputs_of(saved.pipeline.transform(table)) for table in tables]
@@ -148,6 +159,18 @@ def test_every_model_can_be_exported(stem: str, tmp_path: Path) -> None:
     saved = saved_model(stem)
     export_scorer(saved, tmp_path)
     check_scores(saved, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", ["din", "dien"])
+def test_histories_that_are_read_together(stem: str, tmp_path: Path) -> None:
+    saved = saved_model(stem, options={"joint": True})
+    program = torch.export.load(export_scorer(saved, tmp_path)).module()
+    check_scores(saved, tmp_path)
+    inputs = batches(saved)[0]
+    moved = broken(inputs, "places.lengths", lambda lengths: lengths.flip(0))
+    with pytest.raises(RuntimeError, match="places and seen differ"):
+        program(moved)
 
 
 @pytest.mark.slow
