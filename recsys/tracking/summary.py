@@ -105,10 +105,10 @@ def result_line(result: Mapping[str, Any]) -> str:
         return f"computed in {seconds}, model {size(result['model_bytes'])}, peak memory {memory}"
     epochs, steps = result["epochs"], result["steps"]
     length = f"{epochs} epochs" if epochs else f"{steps:,} steps"
-    return (
-        f"{compact(result['num_parameters'])} parameters, {length} in {seconds}, "
-        f"{compact(result['train_rows_per_second'])} rows/s, peak memory {memory}"
-    )
+    speed = result["train_rows_per_second"]  # 0 of a run that ended while it warmed up
+    told = f"{compact(speed)} rows/s, " if speed else ""
+    parameters = compact(result["num_parameters"])
+    return f"{parameters} parameters, {length} in {seconds}, {told}peak memory {memory}"
 
 
 def _cell(value: object) -> str:

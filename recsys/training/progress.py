@@ -61,7 +61,9 @@ class TrainingCurve:
     """Time in training steps, warm-up included."""
     timed_rows: int = 0
     timed_seconds: float = 0.0
-    """Rows and time after the warm-up of each start: their ratio is the speed."""
+    """Rows and time after the warm-up: their ratio is the speed."""
+    warm_up_left: int = WARM_UP_STEPS
+    """Steps still to be left out of the speed; an epoch may have fewer than these."""
 
     @property
     def rows_per_second(self) -> float:
@@ -109,8 +111,6 @@ class Clock:
         self.rows = 0
         self.waiting = 0.0
         self.stepping = 0.0
-        # Only the start of a process is a warm-up, not the start of every epoch.
-        self.warm_up = WARM_UP_STEPS if curve.timed_rows == 0 else 0
         self._since = time.perf_counter()
         self._waited = 0.0
 
@@ -133,7 +133,9 @@ class Clock:
         self.rows += rows
         self.stepping += seconds
         self.curve.train_seconds += seconds + self._waited
-        if self.steps > self.warm_up:
+        if self.curve.warm_up_left:
+            self.curve.warm_up_left -= 1
+        else:
             self.curve.timed_rows += rows
             self.curve.timed_seconds += seconds + self._waited
 

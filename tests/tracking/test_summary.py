@@ -99,6 +99,12 @@ def test_cost_of_a_run_that_ends_within_its_first_epoch():
     )
 
 
+def test_a_speed_that_is_not_known_is_not_told():
+    assert result_line(RESULT | {"train_rows_per_second": 0.0}) == (
+        "56.1k parameters, 4 epochs in 1m 23s, peak memory 812.3 MiB"
+    )
+
+
 def test_cost_of_a_model_that_is_computed():
     assert result_line(RESULT | {"epochs": 0, "steps": 0, "model_bytes": 3 * 2**20}) == (
         "computed in 1m 23s, model 3.0 MiB, peak memory 812.3 MiB"

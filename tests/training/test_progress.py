@@ -52,10 +52,13 @@ def test_waiting_for_data_is_told_from_work(clock: FakeTime) -> None:
     assert timer.rough_speed() == pytest.approx(0.5)
 
 
-def test_a_later_epoch_has_no_warm_up(clock: FakeTime) -> None:
-    curve = TrainingCurve(timed_rows=10, timed_seconds=1.0)
-    timer = Clock(curve)
-    for _ in timer.batches(slow_batches(clock, 1, 1.0)):  # type: ignore[arg-type]
-        clock.now += 1.0
-        timer.stepped(rows=10)
-    assert curve.timed_rows == 20
+def test_the_warm_up_goes_on_in_the_next_epoch(clock: FakeTime) -> None:
+    """Of a small table an epoch is shorter than it: the speed must not stay unknown for ever."""
+    curve = TrainingCurve()
+    for _ in range(4):
+        timer = Clock(curve)
+        for _ in timer.batches(slow_batches(clock, WARM_UP_STEPS - 4, 1.0)):  # type: ignore[arg-type]
+            clock.now += 1.0
+            timer.stepped(rows=10)
+    assert curve.timed_rows == 10 * (4 * (WARM_UP_STEPS - 4) - WARM_UP_STEPS)
+    assert curve.rows_per_second == pytest.approx(5.0)
