@@ -1,5 +1,6 @@
 """Pipelines run as a person runs them: real processes, real files, a real MLflow store."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+
+from recsys import config
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -64,6 +67,28 @@ def run(home: Path) -> Run:
         if check:
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done
+
+    return start
+
+
+@pytest.fixture
+def told(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """As `run`, in this process: for what is refused, where to start another takes longer than all
+    the rest. That a process ends with the same words and code is tested once, in test_train."""
+
+    def start(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        name = module.rpartition(".")[2]
+        monkeypatch.chdir(home)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            config.main(getattr(importlib.import_module(module), name), name)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess([module, *arguments], code, said.out, said.err)
 
     return start
 

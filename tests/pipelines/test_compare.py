@@ -85,12 +85,12 @@ def test_names_and_lists_of_names() -> None:
         strings("model", {"lr": 1})
 
 
-def test_the_run_of_a_training_is_found_in_the_store(trained: Path, run: Run) -> None:
+def test_the_run_of_a_training_is_found_in_the_store(trained: Path, told: Run) -> None:
     result = json.loads((trained / "result.json").read_text())
-    shown = run("pipelines.compare", "model=autoint", "format=csv").stdout
+    shown = told("pipelines.compare", "model=autoint", "format=csv").stdout
     assert result["run_id"] in shown
     assert repr(result["metrics"]["test"]["auc"]) in shown
-    done = run("pipelines.compare", "dataset=nowhere", check=False)
+    done = told("pipelines.compare", "dataset=nowhere")
     assert done.returncode == 2
     assert "there is no experiment recsys/nowhere" in done.stderr
     assert "Traceback" not in done.stderr

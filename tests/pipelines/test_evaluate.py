@@ -12,13 +12,15 @@ from recsys.models.saved import SavedModel
 from tests.pipelines.conftest import Run
 
 
-def test_evaluate_scores_new_raw_rows(trained: Path, run: Run, clicks: Path, home: Path) -> None:
+def test_evaluate_scores_new_raw_rows(
+    trained: Path, run: Run, told: Run, clicks: Path, home: Path
+) -> None:
     result = json.loads((trained / "result.json").read_text())
     new = home / "new.csv"
     frame = pl.read_parquet(clicks).drop("tags").head(500)
     shuffled = frame.select(reversed(frame.columns))
     shuffled.write_csv(new)
-    done = run("pipelines.evaluate", f"run={trained}", f"data.path={new}", check=False)
+    done = told("pipelines.evaluate", f"run={trained}", f"data.path={new}")
     assert done.returncode == 2
     assert "tags" in done.stderr
     rows = home / "new.parquet"
@@ -34,23 +36,24 @@ def test_evaluate_scores_new_raw_rows(trained: Path, run: Run, clicks: Path, hom
         assert pl.read_parquet(out / "predictions.parquet").height == 500
 
 
-def test_an_unknown_run_says_so(run: Run, trained: Path, clicks: Path) -> None:
-    done = run("pipelines.evaluate", "run=nowhere", f"data.path={clicks}", check=False)
+def test_an_unknown_run_says_so(told: Run, trained: Path, clicks: Path) -> None:
+    done = told("pipelines.evaluate", "run=nowhere", f"data.path={clicks}")
     assert done.returncode == 2
     assert "run=nowhere" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_scores_are_those_of_the_saved_model_whatever_the_block(
-    trained: Path, run: Run, clicks: Path, home: Path
+    trained: Path, told: Run, clicks: Path, home: Path
 ) -> None:
     scores = []
     for block in (100_000, 77):
         out = home / f"block{block}"
-        run(
+        done = told(
             "pipelines.evaluate", f"run={trained}", f"data.path={clicks}", f"block_rows={block}",
             f"output_dir={out}",
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr
         scores.append(pl.read_parquet(out / "predictions.parquet")["probability"].to_numpy())
     expected = SavedModel.load(trained / "model").predict(pl.read_parquet(clicks))
     np.testing.assert_array_equal(scores[0], expected)
@@ -58,11 +61,11 @@ def test_scores_are_those_of_the_saved_model_whatever_the_block(
 
 
 def test_rows_without_labels_are_scored_without_metrics(
-    trained: Path, run: Run, clicks: Path, home: Path
+    trained: Path, told: Run, clicks: Path, home: Path
 ) -> None:
     rows = home / "unlabelled.parquet"
     pl.read_parquet(clicks).drop("clicked").head(50).write_parquet(rows)
-    done = run(
+    done = told(
         "pipelines.evaluate", f"run={trained}", f"data.path={rows}", f"output_dir={home}/scores"
     )
     assert "no label column (clicked)" in done.stdout
@@ -77,17 +80,17 @@ def test_rows_without_labels_are_scored_without_metrics(
         (["run=x", "data.pth=y"], "data.path"),
     ],
 )
-def test_missing_arguments_are_named(run: Run, arguments: list[str], message: str) -> None:
-    done = run("pipelines.evaluate", *arguments, check=False)
+def test_missing_arguments_are_named(told: Run, arguments: list[str], message: str) -> None:
+    done = told("pipelines.evaluate", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_a_damaged_model_says_so(trained: Path, run: Run, clicks: Path, home: Path) -> None:
+def test_a_damaged_model_says_so(trained: Path, told: Run, clicks: Path, home: Path) -> None:
     broken = home / "broken"
     shutil.copytree(trained / "model", broken)
     (broken / "weights.safetensors").write_bytes(b"not weights")
-    done = run("pipelines.evaluate", f"run={broken}", f"data.path={clicks}", check=False)
+    done = told("pipelines.evaluate", f"run={broken}", f"data.path={clicks}")
     assert done.returncode == 1
     assert "not a saved model" in done.stderr
     assert "Traceback" not in done.stderr

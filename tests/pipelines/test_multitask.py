@@ -147,7 +147,7 @@ def test_the_logged_model_takes_raw_columns(home_run: Path, home: Path, labelled
     np.testing.assert_allclose(scored.to_numpy(), expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("balance", ["uncertainty", "dwa"])
+@pytest.mark.parametrize("balance", ["uncertainty", pytest.param("dwa", marks=pytest.mark.slow)])
 def test_a_run_continues_where_it_stopped(
     balance: str, run: Run, labelled: Path, home: Path
 ) -> None:
@@ -179,16 +179,16 @@ def test_a_run_continues_where_it_stopped(
     assert one == other
 
 
-def test_a_model_of_one_label_refuses_several(run: Run, labelled: Path) -> None:
-    done = run(
+def test_a_model_of_one_label_refuses_several(told: Run, labelled: Path) -> None:
+    done = told(
         "pipelines.train", "ctr=mlp", "data=parquet", f"data.path={labelled}",
-        "data.labels=[clicked,liked]", "tracking=none", check=False,
+        "data.labels=[clicked,liked]", "tracking=none",
     )  # fmt: skip
     assert done.returncode == 2
     assert "MLP learns one label, but this data has 2: clicked, liked" in done.stderr
-    done = run(
+    done = told(
         "pipelines.train", "mtl=mmoe", "data=parquet", f"data.path={labelled}",
-        "data.label=clicked", "tracking=none", check=False,
+        "data.label=clicked", "tracking=none",
     )  # fmt: skip
     assert done.returncode == 2
     assert "MMoE learns several labels, but this data has 1 (clicked)" in done.stderr
@@ -213,10 +213,10 @@ def test_impossible_settings_are_refused_before_data_is_read(
         TrainingRun(cfg, config.chosen_model(cfg)[0])
 
 
-def test_weights_of_unknown_labels_are_named(run: Run, labelled: Path) -> None:
-    done = run(
+def test_weights_of_unknown_labels_are_named(told: Run, labelled: Path) -> None:
+    done = told(
         "pipelines.train", *arguments(labelled, "mmoe"), "tasks.weights.boughd=2",
-        "tracking=none", check=False,
+        "tracking=none",
     )  # fmt: skip
     assert done.returncode == 2
     assert "tasks.weights.boughd is of no label" in done.stderr

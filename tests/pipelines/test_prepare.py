@@ -24,10 +24,10 @@ def test_prepare_then_edit_the_schema_then_train(run: Run, clicks: Path, home: P
     assert "city" not in done.stdout
 
 
-def test_help_and_mistakes(run: Run) -> None:
+def test_help_and_mistakes(run: Run, told: Run) -> None:
     assert "data=parquet" in run("pipelines.prepare", "--help").stdout
-    done = run("pipelines.prepare", "data.pth=x", check=False)
+    done = told("pipelines.prepare", "data.pth=x")
     assert done.returncode == 2
-    done = run("pipelines.prepare", "data=parquet", check=False)
+    done = told("pipelines.prepare", "data=parquet")
     assert done.returncode == 2
     assert "data.path" in done.stderr

@@ -77,10 +77,10 @@ def test_the_run_is_in_the_store(run: Run, table: Path, home: Path) -> None:
         (["ranking.halfs=3"], "ranking.halfs is not an option"),
     ],
 )
-def test_wrong_usage(run: Run, table: Path, home: Path, keys: list[str], message: str) -> None:
-    done = run(
+def test_wrong_usage(told: Run, table: Path, home: Path, keys: list[str], message: str) -> None:
+    done = told(
         "pipelines.rank_features", "data=parquet", f"data.path={table}", "data.label=click",
-        "tracking=none", f"output_dir={home}/wrong", *keys, check=False,
+        "tracking=none", f"output_dir={home}/wrong", *keys,
     )  # fmt: skip
     assert done.returncode == 2
     assert any(part in done.stderr for part in message.split("|"))
