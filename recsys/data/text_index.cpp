@@ -60,7 +60,9 @@ struct Index {
     mask = wide;
   }
 
-  int32_t find_or_add(const char* text, int64_t length, uint64_t hash) {
+  // -1 for a text that is not there, which is then added if `add`.
+  template <bool add>
+  int32_t find(const char* text, int64_t length, uint64_t hash) {
     const uint32_t tag = static_cast<uint32_t>(hash >> 32);
     uint64_t at = hash & mask;
     for (; slots[at].number; at = (at + 1) & mask) {
@@ -71,6 +73,7 @@ struct Index {
           std::memcmp(arena.data() + start, text, length) == 0)
         return static_cast<int32_t>(number);
     }
+    if (!add) return -1;
     const uint32_t number = static_cast<uint32_t>(hashes.size());
     hashes.push_back(hash);
     arena.insert(arena.end(), text, text + length);
@@ -80,7 +83,7 @@ struct Index {
     return static_cast<int32_t>(number);
   }
 
-  template <typename Offset>
+  template <bool add, typename Offset>
   void number_texts(const char* data, const Offset* offsets, const uint8_t* valid, int64_t first,
                     int64_t count, int32_t* out) {
     uint64_t hash[BLOCK];
@@ -99,7 +102,7 @@ struct Index {
           continue;
         }
         const Offset begin = offsets[row];
-        out[start + i] = find_or_add(data + begin, offsets[row + 1] - begin, hash[i]);
+        out[start + i] = find<add>(data + begin, offsets[row + 1] - begin, hash[i]);
       }
     }
   }
@@ -120,13 +123,27 @@ int64_t text_index_codes(void* handle, const char* data, const void* offsets, in
   const std::lock_guard<std::mutex> guard(index->lock);
   try {
     if (wide)
-      index->number_texts(data, static_cast<const int64_t*>(offsets), valid, first, count, out);
+      index->number_texts<true>(data, static_cast<const int64_t*>(offsets), valid, first, count,
+                                out);
     else
-      index->number_texts(data, static_cast<const int32_t*>(offsets), valid, first, count, out);
+      index->number_texts<true>(data, static_cast<const int32_t*>(offsets), valid, first, count,
+                                out);
   } catch (const std::bad_alloc&) {
     return -1;
   }
   return static_cast<int64_t>(index->hashes.size());
+}
+
+// Adds nothing; -1 also for texts that are not there. Many may ask at once while nobody adds.
+void text_index_find(void* handle, const char* data, const void* offsets, int32_t wide,
+                     const uint8_t* valid, int64_t first, int64_t count, int32_t* out) {
+  Index* index = static_cast<Index*>(handle);
+  if (wide)
+    index->number_texts<false>(data, static_cast<const int64_t*>(offsets), valid, first, count,
+                               out);
+  else
+    index->number_texts<false>(data, static_cast<const int32_t*>(offsets), valid, first, count,
+                               out);
 }
 
 int64_t text_index_size(void* handle) {

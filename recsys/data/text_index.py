@@ -12,7 +12,7 @@ import ctypes
 import functools
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -62,13 +62,24 @@ class NativeIndex:
             self._library.text_index_free(self._handle)
 
     def numbers(self, texts: pa.Array) -> np.ndarray:
+        out, size = self._call(self._library.text_index_codes, texts)
+        if size is not None and size < 0:
+            raise MemoryError("the distinct values of a column do not fit in memory; hash it")
+        return out
+
+    def find(self, texts: pa.Array) -> np.ndarray:
+        """Number of each text, [n] int32; -1 for null and for a text that is not there. Nothing is
+        added; safe to call from several threads while none adds."""
+        return self._call(self._library.text_index_find, texts)[0]
+
+    def _call(self, function: Any, texts: pa.Array) -> tuple[np.ndarray, int | None]:
         if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
             texts = texts.cast(pa.large_string())
         out = np.empty(len(texts), np.int32)
         if not len(texts):
-            return out
+            return out, None
         valid, offsets, data = texts.buffers()
-        size = self._library.text_index_codes(
+        size = function(
             self._handle,
             data.address if data is not None else None,
             offsets.address,
@@ -78,9 +89,7 @@ class NativeIndex:
             len(texts),
             out.ctypes.data,
         )
-        if size < 0:
-            raise MemoryError("the distinct values of a column do not fit in memory; hash it")
-        return out
+        return out, size
 
     def texts(self, numbers: np.ndarray) -> pl.Series:
         ends = np.ctypeslib.as_array(self._library.text_index_ends(self._handle), (len(self) + 1,))
@@ -96,6 +105,42 @@ class NativeIndex:
 
     def __len__(self) -> int:
         return int(self._library.text_index_size(self._handle))
+
+
+class EnumIndex:
+    """Fixed texts, found by a polars enumeration: for where no C++ compiler is at hand.
+
+    Args:
+        texts: Distinct; numbers are their positions.
+    """
+
+    def __init__(self, texts: pl.Series) -> None:
+        self._kind = pl.Enum(texts)
+
+    def find(self, texts: pa.Array) -> np.ndarray:
+        column = pl.Series(values=texts, dtype=pl.String).cast(self._kind, strict=False)
+        return column.to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
+
+
+def fixed_index(texts: pl.Series) -> NativeIndex | EnumIndex:
+    """An index of texts that stay: `find` gives their positions.
+
+    Args:
+        texts: Distinct.
+
+    Raises:
+        ValueError: they are not.
+    """
+    library = _library()
+    if library is None:
+        if texts.n_unique() != len(texts):
+            raise ValueError("some texts are there twice")
+        return EnumIndex(texts)
+    index = NativeIndex(library)
+    index.numbers(texts.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    if len(index) != len(texts):
+        raise ValueError("some texts are there twice")
+    return index
 
 
 class PolarsIndex:
@@ -131,6 +176,8 @@ def _library() -> ctypes.CDLL | None:
     library.text_index_free.argtypes, library.text_index_free.restype = [ptr], None
     library.text_index_codes.argtypes = [ptr, ptr, ptr, i32, ptr, i64, i64, ptr]
     library.text_index_codes.restype = i64
+    library.text_index_find.argtypes = library.text_index_codes.argtypes
+    library.text_index_find.restype = None
     library.text_index_size.argtypes, library.text_index_size.restype = [ptr], i64
     library.text_index_ends.argtypes = [ptr]
     library.text_index_ends.restype = ctypes.POINTER(i64)

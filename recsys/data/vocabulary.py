@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data.schema import MISSING, NUM_RESERVED, UNSEEN
-from recsys.data.text_index import make_text_index
+from recsys.data.text_index import EnumIndex, NativeIndex, fixed_index, make_text_index
 from recsys.errors import SchemaError
 
 
@@ -87,7 +87,7 @@ class Vocabulary:
     def __init__(self, texts: pl.Series, counts: pl.Series) -> None:
         self.texts = texts
         self.counts = counts
-        self._index: pl.Enum | None = None
+        self._index: NativeIndex | EnumIndex | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -100,11 +100,10 @@ class Vocabulary:
     def codes(self, texts: pa.Array) -> np.ndarray:
         """Codes int32; UNSEEN for texts the vocabulary does not hold, MISSING for null."""
         if self._index is None:
-            self._index = pl.Enum(self.texts)
-        column = pl.Series(values=texts, dtype=pl.String).cast(self._index, strict=False)
-        codes = (column.to_physical().cast(pl.Int32) + NUM_RESERVED).fill_null(UNSEEN).to_numpy()
+            self._index = fixed_index(self.texts)
+        found = self._index.find(texts)
+        codes = np.where(found < 0, np.int32(UNSEEN), found + np.int32(NUM_RESERVED))
         if texts.null_count:
-            codes = codes.copy()
             codes[texts.is_null().to_numpy(zero_copy_only=False)] = MISSING
         return codes
 

@@ -3,6 +3,7 @@
 import threading
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -82,3 +83,31 @@ def test_threads_agree_on_numbers(kind: str) -> None:
 def test_without_a_compiler_polars_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_index, "_library", lambda: None)
     assert isinstance(make_text_index(), PolarsIndex)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=40)
+@given(
+    known=st.lists(st.text(max_size=20), max_size=40, unique=True),
+    asked=st.lists(st.one_of(st.none(), st.text(max_size=20)), max_size=40),
+)
+def test_fixed_texts_are_found_and_nothing_is_added(
+    kind: str, known: list[str], asked: list[str | None]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "polars":
+            patch.setattr(text_index, "_library", lambda: None)
+        index = text_index.fixed_index(pl.Series(known, dtype=pl.String))
+    wanted = [*asked, *known]
+    expected = [known.index(one) if one in known else -1 for one in wanted]
+    for _ in range(2):
+        assert index.find(pa.array(wanted, pa.string())).tolist() == expected
+    assert index.find(pa.array(wanted, pa.large_string())[1:]).tolist() == expected[1:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fixed_texts_are_distinct(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "polars":
+        monkeypatch.setattr(text_index, "_library", lambda: None)
+    with pytest.raises(ValueError, match="twice"):
+        text_index.fixed_index(pl.Series(["a", "b", "a"]))
