@@ -164,7 +164,8 @@ class TrackedRun:
 
     def facts(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """What a saved model tells of its run."""
-        return {key: result[key] for key in ("run_id", "data", "data_digest", "seed")}
+        keys = ("run_id", "data", "data_digest", "seed", "initial_digest")
+        return {key: result[key] for key in keys if key in result}
 
     def publish(
         self,

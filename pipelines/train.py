@@ -9,6 +9,7 @@
     python -m pipelines.train cf=ease data=interactions data.path=pairs.parquet
     python -m pipelines.train towers=twotower data=gowalla data.source=<folder>
     python -m pipelines.train ctr=autoint trainer.resume=auto
+    python -m pipelines.train ctr=autoint init_from=<run id> optimizer.lr=3e-4 seed=1
     torchrun --nproc-per-node 2 -m pipelines.train ctr=autoint
     torchrun --nproc-per-node 2 -m pipelines.train ctr=fm optimizer=sgd embedding.sharding=auto
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from recsys import config
+from recsys.errors import ConfigError
 
 
 def train(cfg: DictConfig) -> dict[str, object]:
@@ -28,15 +30,21 @@ def train(cfg: DictConfig) -> dict[str, object]:
     Returns:
         What `result.json` holds, and its `folder`.
     """
-    family, _ = config.chosen_model(cfg)
+    family, stem = config.chosen_model(cfg)
     from recsys.models.registry import import_target
 
+    # A class says itself how it learns; that of trees is imported without torch.
+    boosted = getattr(import_target(cfg[family]["_target_"]), "boosted", False)
+    if cfg.init_from is not None and (family in ("cf", "towers") or boosted):
+        raise ConfigError(
+            f"init_from={cfg.init_from}: {stem} cannot begin with another run's weights, only the "
+            "networks of ctr and mtl can. Leave init_from out."
+        )
     if family in ("cf", "towers"):
         from pipelines.ranking_run import RankingRun
 
         return RankingRun(cfg, family).run()
-    # A class says itself how it learns; that of trees is imported without torch.
-    if getattr(import_target(cfg[family]["_target_"]), "boosted", False):
+    if boosted:
         from pipelines.boosting_run import BoostingRun
 
         return BoostingRun(cfg, family).run()

@@ -56,11 +56,16 @@ def write_plots(
     reports: Mapping[str, Report],
     step: str = "optimiser step",
 ) -> None:
-    """Training curve; calibration, ROC and lift of the last split."""
+    """Training curve, and the quality of what came of it."""
     rates = [(row["step"], row["lr"]) for row in curve.evaluations if "lr" in row]
     about = plots.Subject(model, dataset, train_rows)
     figure = plots.training_curve(about, curve.steps, curve.evaluations, monitor, rates, step)
     plots.save_figure(*figure, folder / "training_curve")
+    write_quality(folder, model, dataset, reports)
+
+
+def write_quality(folder: Path, model: str, dataset: str, reports: Mapping[str, Report]) -> None:
+    """Calibration, ROC and lift of the last split."""
     if reports:
         split, report = list(reports.items())[-1]
         for task, part in report.parts.items():

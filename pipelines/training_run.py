@@ -31,10 +31,13 @@ from recsys.embedding.storage import DenseStorage, Storage
 from recsys.errors import ConfigError
 from recsys.metrics.task_report import Report
 from recsys.models.recommender import Recommender
+from recsys.models.saved import SavedModel
 from recsys.tracking.console import Console
+from recsys.tracking.find import find_model
 from recsys.tracking.format import size
 from recsys.tracking.tracker import Tracker
 from recsys.training.checkpoint import Checkpoint, Checkpoints
+from recsys.training.initialization import initial_digest, start_from
 from recsys.training.loop import Trainer
 from recsys.training.moved_tables import plain_weights
 from recsys.training.optfs import GateOptions, OptFSTrainer
@@ -58,6 +61,9 @@ class TrainingRun(TrackedRun):
     Raises:
         ConfigError: a node has an unknown key or a value out of range; nothing has been read yet.
     """
+
+    initial_digest: str | None = None
+    """Of the weights before the first step."""
 
     def __init__(self, cfg: DictConfig, family: str) -> None:
         super().__init__(cfg, chosen_spec(cfg, family), int(cfg.seed))
@@ -83,6 +89,11 @@ class TrainingRun(TrackedRun):
             raise ConfigError(
                 f"tasks.* weighs the labels of mtl models against each other; {family} models "
                 "learn one. Leave it out."
+            )
+        if self.gate is not None and cfg.init_from is not None:
+            raise ConfigError(
+                f"gate=optfs with init_from={cfg.init_from}: gates are learnt from the beginning. "
+                "Leave one of them out."
             )
         if family == "mtl" and self.gate is not None:
             raise ConfigError("gate=optfs is for ctr models. Leave gate out for mtl models.")
@@ -156,6 +167,7 @@ class TrainingRun(TrackedRun):
             self.trainer_options.batch_size,
         )
         recommender = self.recommender(data, self.embedding, storage).to(self.device)
+        self.begin_weights(recommender, data, checkpoint, tracker)
         labels = data.pipeline.schema.labels
         balance = None
         if len(labels) > 1:
@@ -210,6 +222,7 @@ class TrainingRun(TrackedRun):
             "seed": self.seed,
             "config": config.plain(self.cfg),
             "data_digest": data.digest,
+            "initial_digest": self.initial_digest,
             "num_parameters": parameters["embedding"] + parameters["dense"],
             "parameters": parameters,
             "embedding_bytes": memory,
@@ -230,6 +243,27 @@ class TrainingRun(TrackedRun):
             trainer.recommender = self.whole_recommender(data, trainer)
         self.write_results(result, trainer, reports, data, tracker)
         return result
+
+    def begin_weights(
+        self,
+        recommender: Recommender,
+        data: Prepared,
+        checkpoint: Checkpoint | None,
+        tracker: Tracker,
+    ) -> None:
+        """Take another run's weights where the configuration says so, and note how they begin: runs
+        that begin alike can be averaged."""
+        if checkpoint is not None:
+            self.initial_digest = checkpoint.state.get("initial_digest")
+            return
+        if self.cfg.init_from is not None:
+            run = str(self.cfg.init_from)
+            saved = SavedModel.load(find_model(run, self.cfg.tracking.get("uri")))
+            start_from(recommender, saved, data.pipeline, run)
+            self.console.note(f"begins with the weights of {run}")
+        if self.ranks.is_first:
+            self.initial_digest = initial_digest(recommender)
+            tracker.set_tags({"initial_digest": self.initial_digest})
 
     def recommender(
         self,
@@ -264,7 +298,7 @@ class TrainingRun(TrackedRun):
         )
         own: tuple[Observer, ...] = (self.console, TrackerObserver(tracker))
         observers = own + self.listeners
-        facts = {"run_id": tracker.run_id}
+        facts = {"run_id": tracker.run_id, "initial_digest": self.initial_digest}
         if self.gate is None:
             return Trainer(
                 recommender,

@@ -429,6 +429,8 @@ def identity(cfg: DictConfig) -> str:
     values = plain(cfg)
     for key in NOT_IDENTITY:
         values.pop(key, None)
+    if values.get("init_from") is None:  # as for runs that were begun before it existed
+        values.pop("init_from", None)
     for key in NOT_TRAINING:
         values.get("trainer", {}).pop(key, None)
     values.get("data", {}).pop("rebuild", None)
