@@ -1,9 +1,9 @@
-"""Columns of requests to encoded rows, the same codes as the feature pipeline's, without its cost.
+"""Columns of requests to encoded rows: the same codes as the feature pipeline's, at once.
 
-Turning one row of 39 columns into codes through tables takes milliseconds, most of them per column
-and not per value. So the codes of values are remembered: a value that was asked for is a look-up
-in a dictionary, any other goes through `recsys.data.columns` as a table's would. Numbers, lists and
-the layout of rows are the pipeline's own functions.
+A table of one row and 39 columns costs milliseconds, most of them per column and not per value: in
+finding out what a column holds. Here that is known already, so values become the texts by which
+vocabularies know them and are looked up. Numbers, lists and the layout of rows are the pipeline's
+own functions.
 
 Letters   B rows.
 """
@@ -11,7 +11,8 @@ Letters   B rows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,27 +22,22 @@ import pyarrow as pa
 from recsys.data.columns import Coder, HashCoder, Lists, category_codes, list_codes
 from recsys.data.encode import Columns, EncodedTable, FeaturePipeline, assemble
 from recsys.data.readers import Chunk
-from recsys.data.schema import MISSING, Encoding, Field, Kind
+from recsys.data.schema import Encoding, Field, Kind
 from recsys.serving.rows import RowColumns
 
-REMEMBERED = 262_144
-"""Values whose codes are remembered, over all columns: some 30 MiB."""
-LONGEST = 64
-"""Longer texts are not remembered."""
+_TRUTH = {None: None, True: "true", False: "false"}
 
 
 class RowEncoder:
-    """Encodes checked columns. Not safe to call from several threads at once.
+    """Encodes checked columns.
 
     Args:
         pipeline: Fitted.
-        remembered: Values whose codes are remembered, over all columns.
     """
 
-    def __init__(self, pipeline: FeaturePipeline, remembered: int = REMEMBERED) -> None:
+    def __init__(self, pipeline: FeaturePipeline) -> None:
         self.pipeline = pipeline
-        each = max(1, remembered // max(1, len(pipeline.schema)))
-        self._encode = {one.name: self._encoder(one, each) for one in pipeline.schema}
+        self._encode = {one.name: self._encoder(one) for one in pipeline.schema}
 
     def encode(self, parts: Sequence[RowColumns]) -> EncodedTable:
         """Encode the rows of some requests, one request after the other."""
@@ -52,9 +48,9 @@ class RowEncoder:
         }
         return assemble(self.pipeline.schema, Columns(rows, fields, []), self.pipeline.finish)
 
-    def _encoder(self, one: Field, each: int) -> Callable[[list[Any]], np.ndarray | Lists]:
+    def _encoder(self, one: Field) -> Callable[[list[Any]], np.ndarray | Lists]:
         if one.kind is Kind.NUMERIC:
-            return lambda parts: parts[0] if len(parts) == 1 else np.concatenate(parts)
+            return np.concatenate
         pipeline = self.pipeline
         owner = pipeline.schema[one.shares] if one.shares else one
         coder: Coder = (
@@ -62,109 +58,41 @@ class RowEncoder:
             if owner.encoding is Encoding.HASH
             else pipeline.vocabularies[owner.name]
         )
-        if one.is_ragged:
-            return _ListEncoder(one, RememberedTexts(coder, each), pipeline.nan_as_missing)
-        return _ScalarEncoder(one, coder, each)
+        # Integers and booleans come as texts, which are what vocabularies know them by.
+        read_as = one if one.dtype == "float" else dataclasses.replace(one, dtype="string")
+        return partial(_lists if one.is_ragged else _scalars, one.dtype, read_as, coder)
 
 
-class _ScalarEncoder:
-    """Codes of single values, remembered by the value itself."""
-
-    def __init__(self, one: Field, coder: Coder, most: int) -> None:
-        self._field = one
-        self._coder = coder
-        self._most = most
-        self._known: dict[Hashable, int] = {None: MISSING}
-
-    def __call__(self, parts: list[Sequence[Any]]) -> np.ndarray:
-        values = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
-        if self._field.dtype == "float":  # 0.0 and -0.0 are one key, but two texts
-            return np.asarray(self._asked(list(values)), dtype=np.int64)
-        known = self._known
-        try:
-            return np.fromiter(map(known.__getitem__, values), np.int64, len(values))
-        except KeyError:
-            pass
-        new = list({value for value in values if value not in known})
-        found = dict(zip(new, self._asked(new).tolist(), strict=True))
-        codes = [known[v] if v in known else found[v] for v in values]
-        if len(known) + len(found) > self._most:
-            known.clear()
-            known[None] = MISSING
-        for value, code in found.items():
-            if len(known) <= self._most and (type(value) is not str or len(value) <= LONGEST):
-                known[value] = code
-        return np.array(codes, dtype=np.int64)
-
-    def _asked(self, values: list[Any]) -> np.ndarray:
-        """Codes of values through a table, [B]."""
-        array, one = _arrow(values, self._field)
-        return category_codes(array, one, self._coder, _chunk(len(values))).astype(np.int64)
+def _scalars(dtype: str, one: Field, coder: Coder, parts: list[Sequence[Any]]) -> np.ndarray:
+    """Codes of single values, [B]."""
+    values = list(chain.from_iterable(parts))
+    array = _arrow(values, dtype)
+    if dtype != "float":
+        return coder.codes(array)
+    return category_codes(array, one, coder, _chunk(len(values)))
 
 
-class _ListEncoder:
-    """Codes of lists by the pipeline's own function; only texts are remembered."""
-
-    def __init__(self, one: Field, coder: Coder, nan_as_missing: bool) -> None:
-        self._field = one
-        self._coder = coder
-        self._nan_as_missing = nan_as_missing
-
-    def __call__(self, parts: list[Sequence[Any]]) -> Lists:
-        rows = list(chain.from_iterable(parts))
-        lengths = np.fromiter((0 if row is None else len(row) for row in rows), np.int32, len(rows))
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
-        values, one = _arrow(list(chain.from_iterable(row or () for row in rows)), self._field)
-        null = np.array([row is None for row in rows] or [False])
-        array = pa.ListArray.from_arrays(
-            pa.array(offsets), values, mask=pa.array(null) if null.any() else None
-        )
-        return list_codes(array, one, self._coder, _chunk(len(rows)), self._nan_as_missing)
+def _lists(dtype: str, one: Field, coder: Coder, parts: list[Sequence[Any]]) -> Lists:
+    """Codes of lists, B of them."""
+    rows = list(chain.from_iterable(parts))
+    lengths = np.fromiter((0 if row is None else len(row) for row in rows), np.int32, len(rows))
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+    values = _arrow(list(chain.from_iterable(row or () for row in rows)), dtype)
+    null = pa.array([row is None for row in rows])
+    array = pa.ListArray.from_arrays(pa.array(offsets), values, mask=null)
+    return list_codes(array, one, coder, _chunk(len(rows)))
 
 
-class RememberedTexts:
-    """A coder that remembers codes of texts.
-
-    Args:
-        coder: Knows all of them; its answer for a text never changes.
-        most: Texts that are remembered; past these, all are forgotten.
-    """
-
-    def __init__(self, coder: Coder, most: int) -> None:
-        self._coder = coder
-        self._most = most
-        self._known: dict[str | None, int] = {None: MISSING}
-
-    def codes(self, texts: pa.Array) -> np.ndarray:
-        """Codes of texts, MISSING for null."""
-        wanted: list[str | None] = texts.to_pylist()
-        known = self._known
-        new = list({text for text in wanted if text not in known})
-        found: dict[str | None, int] = {}
-        if new:
-            codes = self._coder.codes(pa.array(new, pa.string()))
-            found = dict(zip(new, codes.tolist(), strict=True))
-        out = [known[text] if text in known else found[text] for text in wanted]
-        if len(known) + len(found) > self._most:
-            known.clear()
-            known[None] = MISSING
-        for text, code in found.items():
-            if text is not None and len(known) <= self._most and len(text) <= LONGEST:
-                known[text] = code
-        return np.array(out, dtype=np.int64)
-
-
-def _arrow(values: list[Any], one: Field) -> tuple[pa.Array, Field]:
-    """Checked values as a table would hold them, and the field to read them by."""
-    if one.dtype == "float":
-        return pa.array([None if v is None else float(v) for v in values], pa.float64()), one
-    if one.dtype != "int":
-        return pa.array(values, pa.bool_() if one.dtype == "bool" else pa.string()), one
-    if not any(value is not None and value >= 2**63 for value in values):
-        return pa.array(values, pa.int64()), one
-    # No integer type holds these beside negative ones; vocabularies know integers by their texts.
-    texts = pa.array([None if value is None else str(value) for value in values], pa.string())
-    return texts, dataclasses.replace(one, dtype="string")
+def _arrow(values: list[Any], dtype: str) -> pa.Array:
+    """Checked values as texts, or as numbers whose text is Arrow's to write. Integers as texts may
+    be of any size: no type of numbers holds all that JSON can say."""
+    if dtype == "float":
+        return pa.array([None if v is None else float(v) for v in values], pa.float64())
+    if dtype == "int":
+        values = [None if value is None else str(value) for value in values]
+    elif dtype == "bool":
+        values = [_TRUTH[value] for value in values]
+    return pa.array(values, pa.string())
 
 
 def _chunk(rows: int) -> Chunk:

@@ -13,7 +13,7 @@ from recsys.data.encode import EncodedTable, FeaturePipeline
 from recsys.data.readers import Source
 from recsys.data.schema import Field, Schema
 from recsys.models.saved import SavedModel
-from recsys.serving.row_encoder import LONGEST, RememberedTexts, RowEncoder
+from recsys.serving.row_encoder import RowEncoder
 from recsys.serving.rows import RowColumns, RowReader
 from tests.serving.conftest import FIELDS, frame
 
@@ -33,14 +33,12 @@ def same(one: EncodedTable, other: EncodedTable) -> None:
         np.testing.assert_array_equal(offsets, other.ragged[name][1])
 
 
-@pytest.mark.parametrize("remembered", [1, 262_144])
-def test_codes_are_those_of_the_pipeline(saved: SavedModel, remembered: int) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_codes_are_those_of_the_pipeline(saved: SavedModel, seed: int) -> None:
     pipeline = saved.pipeline
-    encoder = RowEncoder(pipeline, remembered)
-    for seed in (0, 1, 1, 2):  # known values, new ones, and both remembered
-        table = frame(90, seed).select(pipeline.schema.names)
-        parts = [columns(pipeline, table.slice(at, 30).to_dicts()) for at in (0, 30, 60)]
-        same(encoder.encode(parts), pipeline.transform(table))
+    table = frame(90, seed).select(pipeline.schema.names)
+    parts = [columns(pipeline, table.slice(at, 30).to_dicts()) for at in (0, 30, 60)]
+    same(RowEncoder(pipeline).encode(parts), pipeline.transform(table))
 
 
 TEXTS = st.one_of(st.none(), st.text(st.characters(codec="utf-8"), max_size=80), st.just("i3"))
@@ -76,10 +74,8 @@ def test_any_rows_have_the_codes_of_the_pipeline(
         kind = TYPES[one.dtype]
         values = [row[one.name] for row in rows]
         arrays[one.name] = pa.array(values, pa.list_(kind) if one.is_ragged else kind)
-    encoder = RowEncoder(saved.pipeline, remembered=50)
-    expected = saved.pipeline.transform(pa.table(arrays))
-    for _ in range(2):
-        same(encoder.encode([columns(saved.pipeline, rows)]), expected)
+    found = RowEncoder(saved.pipeline).encode([columns(saved.pipeline, rows)])
+    same(found, saved.pipeline.transform(pa.table(arrays)))
 
 
 @pytest.mark.parametrize("beside", [-5, None, 2**62])
@@ -101,30 +97,3 @@ def test_integers_beyond_int64_are_found(beside: int | None) -> None:
     expected = [1 if v is None else tokens.index(v) if v in tokens else 2 for v in values]
     assert found.ids[:, 0].tolist() == expected
     assert found.ragged["ids"][0].tolist() == expected
-
-
-class Counting:
-    """Codes are lengths of texts; counts the texts it is asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def codes(self, texts: pa.Array) -> np.ndarray:
-        self.asked += texts.to_pylist()
-        return np.array([len(text) for text in texts.to_pylist()], np.int64)
-
-
-def test_what_is_remembered_is_bounded_and_asked_once() -> None:
-    coder = Counting()
-    remembered = RememberedTexts(coder, most=3)
-    texts = pa.array(["a", "bb", None, "a"])
-    for _ in range(2):
-        assert remembered.codes(texts).tolist() == [1, 2, 1, 1]
-    assert sorted(coder.asked) == ["a", "bb"]
-    for number in range(100):
-        remembered.codes(pa.array([str(number)]))
-    assert len(remembered._known) <= 4
-    long = pa.array(["x" * (LONGEST + 1)])
-    assert remembered.codes(long).tolist() == [LONGEST + 1]
-    assert remembered.codes(long).tolist() == [LONGEST + 1]
-    assert coder.asked.count("x" * (LONGEST + 1)) == 2
