@@ -1,7 +1,7 @@
 # make train    install once, then train AutoInt on the embedded default data
 # make test     install once, then lint, type-check and test
 # make setup    install only
-# make train ARGS="ctr=dcnv2 data=frappe data.source=../shared/data/frappe"
+# make train ARGS="ctr=dcnv2 data=frappe"
 # make setup DEVICE=cuda            the CUDA packages
 # make setup TORCH_INDEX=<url>      take torch from another package index (the CPU-only builds, say)
 
