@@ -43,6 +43,8 @@ PLAUSIBLE_FIELDS = 64
 """Fields to build a model for while the data is unread."""
 FORMAT = {"format": "recsys-model", "version": 1}
 WEIGHTS = "weights.safetensors"
+SIGMOID_LANES, SIGMOID_BLOCK = 64, 16_384
+"""Numbers that torch computes alike, by the widest registers; and that it gives to one thread."""
 FULL = "float32"
 """How the numbers of a trained model's tables are kept."""
 
@@ -356,5 +358,18 @@ def weights_of(recommender: Recommender) -> dict[str, torch.Tensor]:
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The sigmoid every scorer of this library uses, so that all of them agree to the bit."""
-    return torch.from_numpy(logits).sigmoid().numpy()
+    """The sigmoid every scorer of this library uses, so that all of them agree to the bit.
+
+    torch computes the last few numbers of an array, and of every thread's share of a long one, by
+    another formula than the rest. So there are no last few, and no shares, here.
+
+    Shape:
+        logits  any, float32
+        return  the same
+    """
+    flat = torch.from_numpy(np.ascontiguousarray(logits)).reshape(-1)
+    out = torch.empty_like(flat)
+    for part, into in zip(flat.split(SIGMOID_BLOCK), out.split(SIGMOID_BLOCK), strict=True):
+        whole = torch.nn.functional.pad(part, (0, -len(part) % SIGMOID_LANES))
+        into.copy_(whole.sigmoid()[: len(part)])
+    return out.reshape(logits.shape).numpy()

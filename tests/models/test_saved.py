@@ -121,6 +121,23 @@ def test_probabilities_are_the_sigmoid() -> None:
     np.testing.assert_allclose(probabilities(logits), 1 / (1 + np.exp(-logits)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_probability_depends_on_its_logit_alone(threads: int) -> None:
+    """Not on its place in the array, nor on its length; 70,001 numbers are shared by threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        logits = np.random.default_rng(0).normal(size=70_001).astype(np.float32)
+        expected = probabilities(logits)
+        for start, stop in ((0, 1), (3, 100), (17, 716), (5, 40_006), (69_990, 70_001)):
+            np.testing.assert_array_equal(probabilities(logits[start:stop]), expected[start:stop])
+        pairs = logits[:70_000].reshape(-1, 2)
+        np.testing.assert_array_equal(probabilities(pairs).reshape(-1), expected[:70_000])
+        assert probabilities(logits[:0]).shape == (0,)
+    finally:
+        torch.set_num_threads(before)
+
+
 FORMATS = ("float16", "int8", "int4")
 
 
