@@ -27,8 +27,8 @@ from recsys.serving.row_encoder import RowEncoder
 from recsys.serving.row_schema import row_schema
 from recsys.serving.rows import RowColumns, RowReader
 
-PROBES = 160
-"""Random rows that a loaded model is tried out with."""
+PROBES = 1200
+"""Random rows that a loaded model is tried out with: more than a batch has."""
 
 
 class Scoring:
