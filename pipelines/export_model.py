@@ -105,10 +105,10 @@ def export_model(cfg: DictConfig) -> dict[str, Any]:
             "facts": saved.facts,
             "copies": [as_dict(one) for one in found],
         }
-        log(cfg, saved, kept, output, found, rows)
         write_text_whole(output / "copies.csv", as_csv(found))
         write_text_whole(output / "result.json", json.dumps(result, indent=1))
         show(console, saved, rows, found)
+        log(cfg, saved, kept, output, found, rows)
         console.note(f"written to {output}")
         console.note(
             f"next: python -m pipelines.evaluate run={output / formats[-1]} data.path=<file>"
