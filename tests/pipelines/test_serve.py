@@ -1,8 +1,10 @@
 """python -m pipelines.serve: the scores of pipelines.evaluate and the lists of pipelines.recommend,
 over HTTP, to the bit."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -138,16 +140,19 @@ def test_mlflow_serves_the_logged_model_too(trained: Path, home: Path, clicks: P
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = (home / "mlflow-serve.txt").open("w")
+    # MLflow starts uvicorn by its name.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{model.model_id}",
          "-p", str(port), "--env-manager", "local"],
-        env={**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1", "PATH": path},
         cwd=home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
         answer = _asked(port, pl.read_parquet(clicks).drop("clicked").head(30), process)
     finally:
-        os.killpg(process.pid, 15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
         log.close()
     from recsys.models.saved import SavedModel
@@ -161,7 +166,7 @@ def _asked(port: int, rows: pl.DataFrame, process: subprocess.Popen[bytes]) -> A
     body = {"dataframe_split": {"columns": rows.columns, "data": [list(r) for r in rows.rows()]}}
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
-        assert process.poll() is None
+        assert process.poll() is None, "it has ended; see mlflow-serve.txt"
         try:
             found = CLIENT.post(f"http://127.0.0.1:{port}/invocations", json=body)
         except httpx.TransportError:
