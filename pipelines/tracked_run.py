@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from recsys import config
 from recsys.data.atomic import write_text_whole
 from recsys.data.interactions import Interactions
 from recsys.data.prepare import Prepared, prepare
+from recsys.errors import ConfigError
 from recsys.models.recommender import Recommender
 from recsys.models.saved import BoostedTrees, ModelSpec, SavedModel
 from recsys.tracking.console import Console
@@ -59,8 +60,15 @@ class TrackedRun:
     """The run in MLflow of which this one is a part."""
     name: str | None = None
     """Of the run in MLflow; None: model and time."""
+    takes_weights: ClassVar[bool] = False
+    """Whether such a run can begin with another one's weights."""
 
     def __init__(self, cfg: DictConfig, spec: ModelSpec, seed: int) -> None:
+        if cfg.get("init_from") is not None and not self.takes_weights:
+            raise ConfigError(
+                f"init_from={cfg.init_from}: {spec.stem} cannot begin with another run's weights, "
+                "only the networks of ctr and mtl can. Leave init_from out."
+            )
         self.cfg = cfg
         self.spec = spec
         self.stem = spec.stem

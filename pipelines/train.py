@@ -21,7 +21,6 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from recsys import config
-from recsys.errors import ConfigError
 
 
 def train(cfg: DictConfig) -> dict[str, object]:
@@ -30,21 +29,15 @@ def train(cfg: DictConfig) -> dict[str, object]:
     Returns:
         What `result.json` holds, and its `folder`.
     """
-    family, stem = config.chosen_model(cfg)
+    family, _ = config.chosen_model(cfg)
     from recsys.models.registry import import_target
 
-    # A class says itself how it learns; that of trees is imported without torch.
-    boosted = getattr(import_target(cfg[family]["_target_"]), "boosted", False)
-    if cfg.init_from is not None and (family in ("cf", "towers") or boosted):
-        raise ConfigError(
-            f"init_from={cfg.init_from}: {stem} cannot begin with another run's weights, only the "
-            "networks of ctr and mtl can. Leave init_from out."
-        )
     if family in ("cf", "towers"):
         from pipelines.ranking_run import RankingRun
 
         return RankingRun(cfg, family).run()
-    if boosted:
+    # A class says itself how it learns; that of trees is imported without torch.
+    if getattr(import_target(cfg[family]["_target_"]), "boosted", False):
         from pipelines.boosting_run import BoostingRun
 
         return BoostingRun(cfg, family).run()

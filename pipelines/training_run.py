@@ -62,6 +62,7 @@ class TrainingRun(TrackedRun):
         ConfigError: a node has an unknown key or a value out of range; nothing has been read yet.
     """
 
+    takes_weights = True
     initial_digest: str | None = None
     """Of the weights before the first step."""
 
