@@ -27,6 +27,7 @@ from recsys.serving.json_body import MEDIA_TYPE, read_body
 from recsys.serving.limits import Limits
 from recsys.serving.metrics import Metrics
 from recsys.serving.problems import RequestError
+from recsys.serving.served import Served
 
 
 def create_app(
@@ -94,14 +95,13 @@ def create_app(
     for path, endpoint in (("/health", health), ("/ready", ready), ("/metrics", numbers)):
         app.add_api_route(path, endpoint, methods=["GET"])
     version = installed_version("recsys") or "0"
-    documents: dict[int, dict[str, Any]] = {}
+    written: list[tuple[Served, dict[str, Any]]] = []
 
     def document() -> dict[str, Any]:
         served = holder.served
-        if id(served) not in documents:
-            documents.clear()
-            documents[id(served)] = openapi.document(served, limits, version)
-        return documents[id(served)]
+        if not written or written[0][0] is not served:
+            written[:] = [(served, openapi.document(served, limits, version))]
+        return written[0][1]
 
     app.openapi = document  # type: ignore[method-assign]
     app.add_exception_handler(RequestError, _told)
