@@ -65,7 +65,7 @@ def test_made_up_requests_are_answered_as_documented(
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_many_of_them(scores: ServerProcess, mode: GenerationMode) -> None:
-    check(scores, mode, settings(FEW, max_examples=1000))
+    check(scores, mode, settings(FEW, max_examples=300))
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_every_phase_of_the_fuzzer_on_recommendations(saved_cf: SavedCF, tmp_pat
     with ServerProcess(tmp_path, f"run={saved_cf.save(tmp_path / 'run')}", *LIMITS) as server:
         done = subprocess.run(
             [str(Path(sys.executable).with_name("st")), "run", f"{server.url}/openapi.json",
-             "-n", "500", "--seed", "1", "--request-timeout", str(SECONDS),
+             "-n", "150", "--seed", "1", "--request-timeout", str(SECONDS),
              "--generation-database", "none", "--no-color"],
             capture_output=True, text=True, cwd=tmp_path, timeout=900, check=False,
         )  # fmt: skip
