@@ -28,7 +28,7 @@ def boosted(run: Run, clicks: Path, home: Path) -> Path:
 
 def test_it_leaves_what_every_run_leaves(boosted: Path, trained: Path) -> None:
     result, other = (json.loads((f / "result.json").read_text()) for f in (boosted, trained))
-    assert set(other) <= set(result)
+    assert set(other) - {"initial_digest"} <= set(result)  # trees grow from nothing
     assert result["metrics"]["test"]["auc"] > 0.6
     assert set(result["metrics"]["test"]) == set(other["metrics"]["test"])
     assert result["trees"] <= result["steps"] <= 40
