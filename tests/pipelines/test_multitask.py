@@ -221,3 +221,23 @@ def test_weights_of_unknown_labels_are_named(told: Run, labelled: Path) -> None:
     assert done.returncode == 2
     assert "tasks.weights.boughd is of no label" in done.stderr
     assert "bought" in done.stderr
+
+
+@pytest.mark.slow
+def test_opposed_labels_spoil_a_shared_bottom_and_not_experts_of_their_own(
+    run: Run, home: Path
+) -> None:
+    """The README's table, on three of its seeds: what the label that opposes the others reaches."""
+    reached: dict[str, list[float]] = {}
+    for model in ("sharedbottom", "ple", "home"):
+        for seed in (1, 2, 3):
+            folder = home / f"opposed_{model}_{seed}"
+            run(
+                "pipelines.train", f"experiment=synthetic_tasks_{model}", f"seed={seed}",
+                "tracking=none", "importance_rows=0", f"output_dir={folder}",
+            )  # fmt: skip
+            result = json.loads((folder / "result.json").read_text())
+            reached.setdefault(model, []).append(result["metrics"]["test"]["opposed/auc"])
+    assert np.mean(reached["sharedbottom"]) < 0.82
+    assert min(reached["ple"]) > 0.825
+    assert min(reached["home"]) > 0.825
