@@ -97,12 +97,7 @@ class BoostingRun(TrackedRun):
             if name in ("val", "test")
         }
         result = {
-            "run_id": tracker.run_id,
-            "model": self.stem,
-            "data": data.name,
-            "seed": self.seed,
-            "config": config.plain(self.cfg),
-            "data_digest": data.digest,
+            **self.origin(data.name, data.digest, tracker),
             "num_parameters": trees.num_leaves,
             "parameters": {"embedding": 0, "dense": trees.num_leaves},
             "embedding_bytes": {"weights": 0, "optimizer": 0, "serving": 0},

@@ -169,12 +169,7 @@ class RankingRun(TrackedRun):
         metrics = {name: found.metrics for name, found in learnt.rankings.items()}
         size = sum(tensor.numel() for tensor in learnt.model.parameters())
         result: dict[str, Any] = {
-            "run_id": tracker.run_id,
-            "model": self.stem,
-            "data": data.name,
-            "seed": self.seed,
-            "config": config.plain(self.cfg),
-            "data_digest": digest,
+            **self.origin(data.name, digest, tracker),
             "selection": self.selection,
             "num_parameters": size,
             "model_bytes": sum(t.nbytes for t in learnt.model.state_dict().values()),

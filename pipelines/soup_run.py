@@ -219,12 +219,7 @@ class SoupRun(TrackedRun):
         parameters = recommender.num_parameters()
         keep = str(self.cfg.keep)
         result: dict[str, Any] = {
-            "run_id": tracker.run_id,
-            "model": self.stem,
-            "data": data.name,
-            "seed": self.seed,
-            "config": config.plain(self.cfg),
-            "data_digest": data.digest,
+            **self.origin(data.name, data.digest, tracker),
             "initial_digest": self.ingredients[0].facts["initial_digest"],
             "num_parameters": parameters["embedding"] + parameters["dense"],
             "parameters": parameters,

@@ -143,6 +143,17 @@ class TrackedRun:
                     schema=schema,
                 )
 
+    def origin(self, data: str, digest: str, tracker: Tracker) -> dict[str, Any]:
+        """What every result begins with: which run it is, of what, made from what."""
+        return {
+            "run_id": tracker.run_id,
+            "model": self.stem,
+            "data": data,
+            "seed": self.seed,
+            "config": config.plain(self.cfg),
+            "data_digest": digest,
+        }
+
     def finish(
         self,
         result: dict[str, Any],

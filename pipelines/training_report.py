@@ -93,12 +93,12 @@ def file_part(label: str) -> str:
     return re.sub(r"[^\w-]+", "_", label)
 
 
-def first_batches(data: Prepared) -> Iterable[Batch]:
+def first_batches(data: Prepared) -> list[Batch]:
     """The first rows of the validation set, to be explained."""
     store = data.val or data.train
     loader = Loader(store, EXPLAINED_BLOCK, shuffle=False, prefetch=0)
-    for batch, _ in zip(loader, range(EXPLAINED_ROWS // EXPLAINED_BLOCK), strict=False):
-        yield batch
+    blocks = range(EXPLAINED_ROWS // EXPLAINED_BLOCK)
+    return [batch for batch, _ in zip(loader, blocks, strict=False)]
 
 
 def slot_names(recommender: Recommender) -> list[str]:
@@ -163,16 +163,16 @@ def write_explanations(
 
 
 def write_experts(
-    folder: Path, model: str, dataset: str, recommender: Recommender, batches: Iterable[Batch]
+    folder: Path, model: str, dataset: str, recommender: Recommender, batches: Sequence[Batch]
 ) -> dict[str, float]:
     """Which experts are alive, used and learning: a figure of each block and of its gates.
 
     Returns:
         The worst over all blocks, see `recsys.models.expert_health.summary`.
     """
-    moved = [batch.to(recommender.lookup.storage.device) for batch in batches]
+    moved = (batch.to(recommender.lookup.storage.device) for batch in batches)
     health, gates = examine_experts(recommender, moved, loss_of_labels)
-    about = plots.Subject(model, dataset, sum(len(batch) for batch in moved))
+    about = plots.Subject(model, dataset, sum(map(len, batches)))
     for block in health:
         figure = plots.bar_panels(
             about,
@@ -201,18 +201,18 @@ def write_experts(
 
 
 def write_task_gradients(
-    folder: Path, model: str, dataset: str, recommender: Recommender, batches: Iterable[Batch]
+    folder: Path, model: str, dataset: str, recommender: Recommender, batches: Sequence[Batch]
 ) -> dict[str, float]:
     """Which tasks pull what they share against each other.
 
     Returns:
         The least cosine of two tasks, see `recsys.models.task_gradients`; nothing for one label.
     """
-    moved = [batch.to(recommender.lookup.storage.device) for batch in batches]
+    moved = (batch.to(recommender.lookup.storage.device) for batch in batches)
     found = task_gradients(recommender, moved, losses_by_label)
     if found is None:
         return {}
-    about = plots.Subject(model, dataset, sum(len(batch) for batch in moved))
+    about = plots.Subject(model, dataset, sum(map(len, batches)))
     cosines = {"shared weights": found.weights, "shared rows of tables": found.vectors}
     plots.save_figure(*task_cosines(about, found.tasks, cosines), folder / "task_gradients")
     return found.least()

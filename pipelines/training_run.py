@@ -217,12 +217,7 @@ class TrainingRun(TrackedRun):
             return {}
         metrics = {name: report.compute() for name, report in reports.items()}
         result = {
-            "run_id": tracker.run_id,
-            "model": self.stem,
-            "data": data.name,
-            "seed": self.seed,
-            "config": config.plain(self.cfg),
-            "data_digest": data.digest,
+            **self.origin(data.name, data.digest, tracker),
             "initial_digest": self.initial_digest,
             "num_parameters": parameters["embedding"] + parameters["dense"],
             "parameters": parameters,
@@ -400,22 +395,23 @@ class TrainingRun(TrackedRun):
         report.write_plots(
             *about, data.train.num_rows, trainer.curve, self.trainer_options.monitor, reports
         )
-        found = report.explained(recommender, report.first_batches(data))
+        rows = report.first_batches(data)
+        found = report.explained(recommender, rows)
         report.write_explanations(*about, report.slot_names(recommender), found)
         if "gate" in result:
             report.write_gate(*about, data.train.num_rows, result["gate"])
-        experts = report.write_experts(*about, recommender, report.first_batches(data))
+        experts = report.write_experts(*about, recommender, rows)
         if experts:
             result["experts"] = experts
-        tasks = report.write_task_gradients(*about, recommender, report.first_batches(data))
+        tasks = report.write_task_gradients(*about, recommender, rows)
         if tasks:
             result["tasks_agree"] = tasks
         if self.importance_rows:
-            rows = report.importance_rows(data, self.importance_rows, self.seed)
+            permuted = report.importance_rows(data, self.importance_rows, self.seed)
             score = report.score_of(recommender)
             schema = data.pipeline.schema
             report.write_importance(
-                *about, score, schema, rows, self.console, self.seed,
+                *about, score, schema, permuted, self.console, self.seed,
                 together=recommender.model.joined_histories,
             )  # fmt: skip
         return folder
