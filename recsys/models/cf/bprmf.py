@@ -56,5 +56,4 @@ class BPRMF(EmbeddingModel):
             nn.functional.embedding(rows.once.users, self.users),
             nn.functional.embedding(rows.once.items, self.items),
         )
-        vectors = rows.of_batch(once)
-        return {"bpr": bpr_loss(*vectors), "l2": self.l2 * squared_norms(*vectors)}
+        return {"bpr": bpr_loss(rows, once), "l2": self.l2 * squared_norms(rows, once)}

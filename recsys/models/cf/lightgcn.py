@@ -65,6 +65,6 @@ class LightGCN(EmbeddingModel):
         wanted = [self.mean, LayerSum.single(0)]
         final, ego = self.graph.propagate(self.users, self.items, wanted, rows.once)
         return {
-            "bpr": bpr_loss(*rows.of_batch(final)),
-            "l2": self.l2 * squared_norms(*rows.of_batch(ego)),
+            "bpr": bpr_loss(rows, final),
+            "l2": self.l2 * squared_norms(rows, ego),
         }

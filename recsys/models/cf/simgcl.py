@@ -82,8 +82,8 @@ class SimGCL(EmbeddingModel):
             first.items[positives], second.items[positives], self.temperature
         )
         return {
-            "bpr": bpr_loss(*rows.of_batch(final)),
-            "l2": self.l2 * squared_norms(*rows.of_batch(ego)),
+            "bpr": bpr_loss(rows, final),
+            "l2": self.l2 * squared_norms(rows, ego),
             "contrast": self.contrast * contrast,
         }
 
