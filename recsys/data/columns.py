@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.formats import is_text, plain, plain_type, whole_numbers
-from recsys.data.hashing import hash_text
+from recsys.data.hashing import hash_text, open_codes
 from recsys.data.readers import Chunk
 from recsys.data.schema import MISSING, NUM_RESERVED, Encoding, Field, Kind
 from recsys.errors import SchemaError
@@ -42,6 +42,38 @@ class HashCoder:
         if texts.null_count:
             codes[texts.is_null().to_numpy(zero_copy_only=False)] = MISSING
         return codes
+
+
+class OpenCoder:
+    """Codes by `recsys.data.hashing.open_codes`: of any value, known or not."""
+
+    def codes(self, texts: pa.Array) -> np.ndarray:
+        """Codes from `NUM_RESERVED` up; MISSING for null."""
+        codes = open_codes(texts.fill_null(""))
+        if texts.null_count:
+            codes[texts.is_null().to_numpy(zero_copy_only=False)] = MISSING
+        return codes
+
+
+def unfitted_coder(owner: Field) -> Coder | None:
+    """The coder of a category that needs no fitting; None of a vocabulary's.
+
+    Args:
+        owner: The field, or the one whose table it shares.
+
+    Raises:
+        SchemaError: a hashed field does not say into how many buckets.
+    """
+    if owner.encoding is Encoding.DYNAMIC:
+        return OpenCoder()
+    if owner.encoding is not Encoding.HASH:
+        return None
+    if owner.hash_size is None:
+        raise SchemaError(
+            f'field "{owner.name}" is hashed but has no hash_size. '
+            f"Set data.fields.{owner.name}.hash_size."
+        )
+    return HashCoder(owner.hash_size)
 
 
 @dataclass(frozen=True)

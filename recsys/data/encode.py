@@ -5,6 +5,7 @@ reach a model in training, evaluation and serving.
 
     field               becomes
     vocabulary, hash    code in `ids`                    0 padding, 1 missing, 2 unseen, then tokens
+    dynamic             code in `ids`, int64             the same, a token for whatever there may be
     quantile            code in `ids`                    1 missing, 3 + bucket
     log, standard       number in `dense`                missing is the training mean, that is 0
     minmax              number in `dense`, in [0, 1]     missing is the training mean
@@ -32,13 +33,13 @@ from recsys.data.atomic import atomic_folder
 from recsys.data.batch import Batch, Ragged
 from recsys.data.columns import (
     Coder,
-    HashCoder,
     Lists,
     category_codes,
     groups,
     labels,
     list_codes,
     numbers,
+    unfitted_coder,
     weights,
 )
 from recsys.data.nested import fill_nested
@@ -314,9 +315,7 @@ class FeaturePipeline:
         if one.kind is Kind.NUMERIC:
             return None
         owner = self.schema[one.shares] if one.shares else one
-        if owner.encoding is Encoding.HASH:
-            return HashCoder(owner.hash_size or 1)
-        return self.vocabularies[owner.name]
+        return unfitted_coder(owner) or self.vocabularies[owner.name]
 
     def _check(self, table: pa.Table) -> None:
         have = table.column_names

@@ -168,6 +168,7 @@ def describe(
     rows = []
     for one in schema:
         size = pipeline.schema[one.name].size if pipeline is not None else one.size
+        size = None if one.encoding is Encoding.DYNAMIC else size
         kind = str(one.kind) + (f" of {one.shares}" if one.shares else "")
         rows.append(
             {

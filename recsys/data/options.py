@@ -136,7 +136,7 @@ def apply_options(schema: Schema, options: DataOptions) -> Schema:
         if changed is not None:
             fields.append(changed)
     _check_shares(fields, options)
-    schema = schema.replace(_unshare(fields))
+    schema = schema.replace(_coded_alike(_unshare(fields)))
     if options.features is not None:
         schema = _choose(schema, options)
     elif options.top is not None:
@@ -233,6 +233,17 @@ def _unshare(fields: list[Field]) -> list[Field]:
     return [
         f if f.shares is None or f.shares in targets else dataclasses.replace(f, shares=None)
         for f in fields
+    ]
+
+
+def _coded_alike(fields: list[Field]) -> list[Field]:
+    """A history of a dynamic field is dynamic as well: they have one table."""
+    dynamic = {one.name for one in fields if one.encoding is Encoding.DYNAMIC}
+    return [
+        dataclasses.replace(one, encoding=Encoding.DYNAMIC, min_count=1, max_size=None)
+        if one.shares in dynamic
+        else one
+        for one in fields
     ]
 
 

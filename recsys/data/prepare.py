@@ -30,6 +30,7 @@ import numpy as np
 from recsys.data.atomic import move_into_place, sync_tree
 from recsys.data.encode import EncodedTable, FeaturePipeline
 from recsys.data.fit import Finish, Fitter
+from recsys.data.fitted_reader import FittedReader
 from recsys.data.infer import check_types, describe
 from recsys.data.options import DataOptions, apply_options
 from recsys.data.raw import RawDataset
@@ -87,6 +88,7 @@ def prepare(
     options: DataOptions,
     cache_dir: Path,
     progress: Progress | None = None,
+    pipeline: FeaturePipeline | None = None,
 ) -> Prepared:
     """Split, fit, encode and store a raw data set; a second call opens the result at once.
 
@@ -95,6 +97,7 @@ def prepare(
         options: Applied to the schema.
         cache_dir: Holds one folder per prepared data set.
         progress: Called after every chunk of rows.
+        pipeline: Of earlier data, to encode by as it is; None fits one on the training rows.
 
     Raises:
         SchemaError: The data does not fit the schema; nothing is left behind.
@@ -106,7 +109,7 @@ def prepare(
     raw = dataclasses.replace(raw, split=options.rule_of(raw, schema))
     for source in raw.files.values():
         check_types(schema, source)
-    digest = fingerprint(raw, schema, options)
+    digest = fingerprint(raw, schema, options, pipeline)
     folder = Path(cache_dir) / f"{raw.name}-{digest}"
     with _only_one(folder):
         if options.rebuild or not (folder / "prepared.json").exists():
@@ -114,7 +117,7 @@ def prepare(
             shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
             partial.mkdir()
             try:
-                _build(raw, schema, options, digest, partial, progress or _silent)
+                _build(raw, schema, options, digest, partial, progress or _silent, pipeline)
                 sync_tree(partial)
                 move_into_place(partial, folder)
             except BaseException:
@@ -151,12 +154,14 @@ def open_prepared(folder: Path) -> Prepared:
     )
 
 
-def fingerprint(raw: RawDataset, schema: Schema, options: DataOptions) -> str:
+def fingerprint(
+    raw: RawDataset, schema: Schema, options: DataOptions, pipeline: FeaturePipeline | None = None
+) -> str:
     """Changes when the prepared bytes could."""
     split = None
     if raw.split is not None and raw.split != "options":
         split = [type(raw.split).__name__, dataclasses.asdict(raw.split)]
-    parts = {
+    parts: dict[str, Any] = {
         "version": VERSION,
         "sources": {name: source.digest() for name, source in sorted(raw.files.items())},
         "schema": schema.to_dict(),
@@ -164,6 +169,8 @@ def fingerprint(raw: RawDataset, schema: Schema, options: DataOptions) -> str:
         "nan_as_missing": options.nan_as_missing,
         "notes": [raw.notes, raw.bayes],
     }
+    if pipeline is not None:
+        parts["pipeline"] = pipeline.digest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -199,11 +206,14 @@ def _build(
     digest: str,
     folder: Path,
     progress: Progress,
+    given: FeaturePipeline | None,
 ) -> None:
     """Read once, learn, finish, write: everything below `folder`."""
     total = sum(source.num_rows for source in raw.files.values())
     parts = _parts(raw, folder)
     fitter = Fitter(schema, options.nan_as_missing)
+    if given is not None:
+        fitter = FittedReader(schema, given)
     progress(0, total, "read")
     done = 0
     for part in parts:

@@ -51,6 +51,9 @@ class Encoding(StrEnum):
     """Codes by descending training frequency; values under `min_count` become UNSEEN."""
     HASH = "hash"
     """Codes by a fixed 64-bit hash of the value, modulo `hash_size`; nothing is fitted."""
+    DYNAMIC = "dynamic"
+    """A number of its own for every value there could be (`recsys.data.hashing.open_codes`);
+    nothing is fitted. The model gives rows to those that occur (`embedding.vocabulary=dynamic`)."""
     QUANTILE = "quantile"
     """Numeric to `num_buckets` training quantiles; the field is then categorical for the models."""
     LOG = "log"
@@ -61,7 +64,7 @@ class Encoding(StrEnum):
     """(x - mean) / deviation of the training rows."""
 
 
-CATEGORY_ENCODINGS = (Encoding.VOCABULARY, Encoding.HASH)
+CATEGORY_ENCODINGS = (Encoding.VOCABULARY, Encoding.HASH, Encoding.DYNAMIC)
 NUMERIC_ENCODINGS = (Encoding.QUANTILE, Encoding.LOG, Encoding.MINMAX, Encoding.STANDARD)
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recsys.data.columns import Coder, HashCoder, Lists, category_codes, list_codes
+from recsys.data.columns import Coder, Lists, category_codes, list_codes, unfitted_coder
 from recsys.data.encode import Columns, EncodedTable, FeaturePipeline, assemble
 from recsys.data.readers import Chunk
-from recsys.data.schema import Encoding, Field, Kind
+from recsys.data.schema import Field, Kind
 from recsys.serving.rows import RowColumns
 
 _TRUTH = {None: None, True: "true", False: "false"}
@@ -53,11 +53,7 @@ class RowEncoder:
             return np.concatenate
         pipeline = self.pipeline
         owner = pipeline.schema[one.shares] if one.shares else one
-        coder: Coder = (
-            HashCoder(owner.hash_size or 1)
-            if owner.encoding is Encoding.HASH
-            else pipeline.vocabularies[owner.name]
-        )
+        coder: Coder = unfitted_coder(owner) or pipeline.vocabularies[owner.name]
         # Integers and booleans come as texts, which are what vocabularies know them by.
         read_as = one if one.dtype == "float" else dataclasses.replace(one, dtype="string")
         return partial(_lists if one.is_ragged else _scalars, one.dtype, read_as, coder)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.hashing import hash_text, mix64
+from recsys.data.hashing import OPEN_SIZE, hash_text, mix64, open_codes, whole_numbers_of
 
 MASK = 2**64 - 1
 
@@ -66,3 +66,29 @@ def test_one_input_bit_changes_half_of_the_output_bits() -> None:
     flipped = mix64(values) ^ mix64(values ^ np.uint64(1 << 20))
     bits = np.unpackbits(flipped.view(np.uint8)).mean()
     assert abs(bits - 0.5) < 0.01
+
+
+def slow_open(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 18 and text == str(int(text)):
+        return int(text) + 3
+    return slow_hash(text) % (2**62 - 8) + 2**62 + 3
+
+
+def test_open_codes_against_the_slow_reference() -> None:
+    texts = ["", "0", "7", "07", "-1", "+1", "999999999999999999", "1000000000000000000", "1.0"]
+    texts += ["a", "u12", " 3", "3\n", "٣", "18446744073709551615", "日本"]
+    codes = open_codes(pa.array(texts))
+    assert codes.tolist() == [slow_open(text) for text in texts]
+    assert len(set(codes.tolist())) == len(texts)
+    assert codes.min() >= 3
+    assert codes.max() < OPEN_SIZE
+    back = [int(t) if slow_open(t) < 2**62 + 3 else -1 for t in texts]
+    assert whole_numbers_of(codes).tolist() == back
+    assert whole_numbers_of(np.array([0, 1, 2])).tolist() == [-1, -1, -1]
+    assert open_codes(pa.array([], pa.string())).tolist() == []
+
+
+@given(st.lists(st.one_of(st.text(), st.integers(-(10**20), 10**20).map(str)), max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_open_codes_of_any_text(texts: list[str]) -> None:
+    assert open_codes(pa.array(texts, pa.string())).tolist() == [slow_open(text) for text in texts]
