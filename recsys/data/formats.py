@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,17 @@ Pieces = Iterator[tuple[int, Callable[[str], pa.Array]]]
 """Number of rows, and column name to values."""
 
 
+@dataclass(frozen=True)
+class Read:
+    """Rows of a part that are read in one go, or piece by piece when they are too many."""
+
+    first: int
+    """First row group, record batch or slice."""
+    stop: int
+    first_row: int
+    num_rows: int
+
+
 class Part(Protocol):
     """One file (or frame) of a source."""
 
@@ -36,7 +48,15 @@ class Part(Protocol):
     num_rows: int
     schema: pa.Schema
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Pieces: ...
+    def reads(self, rows: int) -> list[Read]:
+        """What `chunks` goes through, in order: about `rows` rows each."""
+        ...
+
+    def chunks(
+        self, columns: Sequence[str], rows: int, reads: Sequence[Read] | None = None
+    ) -> Pieces:
+        """All rows, or those of some consecutive reads."""
+        ...
 
     def stamp(self) -> list[Any]: ...
 
@@ -87,21 +107,36 @@ class ParquetPart:
             )
         return self._local.reader
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Pieces:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_local": None}  # open files stay where they were opened
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_local": threading.local()}
+
+    def reads(self, rows: int) -> list[Read]:
+        """Row groups that together have at most so many rows, or one that has more."""
         sizes = [self.metadata.row_group(g).num_rows for g in range(self.metadata.num_row_groups)]
-        group = 0
+        found: list[Read] = []
+        group = first_row = 0
         while group < len(sizes):
-            if sizes[group] > 2 * rows:
-                yield from self._pieces(group, columns, rows)
-                group += 1
-                continue
             last, total = group + 1, sizes[group]
             while last < len(sizes) and total + sizes[last] <= rows:
                 total += sizes[last]
                 last += 1
             if total:
-                yield total, self._column_reader(list(range(group, last)))
+                found.append(Read(group, last, first_row, total))
+            first_row += total
             group = last
+        return found
+
+    def chunks(
+        self, columns: Sequence[str], rows: int, reads: Sequence[Read] | None = None
+    ) -> Pieces:
+        for read in self.reads(rows) if reads is None else reads:
+            if read.num_rows > 2 * rows:
+                yield from self._pieces(read.first, columns, rows)
+            else:
+                yield read.num_rows, self._column_reader(list(range(read.first, read.stop)))
 
     def _column_reader(self, groups: list[int]) -> Callable[[str], pa.Array]:
         def column(name: str) -> pa.Array:
@@ -145,16 +180,23 @@ class ArrowPart:
         stat = self.file.stat()
         return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Pieces:
+    def reads(self, rows: int) -> list[Read]:
+        del rows
+        ends = np.cumsum([0, *self.sizes]).tolist()
+        return [Read(i, i + 1, ends[i], size) for i, size in enumerate(self.sizes) if size]
+
+    def chunks(
+        self, columns: Sequence[str], rows: int, reads: Sequence[Read] | None = None
+    ) -> Pieces:
         del columns  # pages of columns that are not touched are never read
         with (
             _reading(self.file),
             pa.memory_map(str(self.file)) as handle,
             pa.ipc.open_file(handle) as reader,
         ):
-            for group, size in enumerate(self.sizes):
-                batch = reader.get_batch(group)
-                for skip in range(0, size, rows):
+            for read in self.reads(rows) if reads is None else reads:
+                batch = reader.get_batch(read.first)
+                for skip in range(0, read.num_rows, rows):
                     piece = batch.slice(skip, rows)
                     yield piece.num_rows, piece.column
 
@@ -176,10 +218,19 @@ class TablePart:
             digest.update(frame.hash_rows(seed=0).to_numpy().tobytes())
         return [self.name, self.num_rows, digest.hexdigest()]
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Pieces:
+    def reads(self, rows: int) -> list[Read]:
+        starts = range(0, self.num_rows, rows)
+        return [
+            Read(i, i + 1, start, min(rows, self.num_rows - start))
+            for i, start in enumerate(starts)
+        ]
+
+    def chunks(
+        self, columns: Sequence[str], rows: int, reads: Sequence[Read] | None = None
+    ) -> Pieces:
         del columns
-        for skip in range(0, self.num_rows, rows):
-            piece = self.table.slice(skip, rows)
+        for read in self.reads(rows) if reads is None else reads:
+            piece = self.table.slice(read.first_row, read.num_rows)
 
             def column(name: str, piece: pa.Table = piece) -> pa.Array:
                 return one_array(piece.column(name))

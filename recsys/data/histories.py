@@ -24,7 +24,7 @@ import polars as pl
 import pyarrow as pa
 
 from recsys.data.columns import MISSING_GROUP, groups, is_list, labels
-from recsys.data.formats import Part, Pieces, is_text, plain
+from recsys.data.formats import Part, Pieces, Read, is_text, plain
 from recsys.data.readers import Source
 from recsys.data.split import time_values
 from recsys.data.text_index import make_text_index
@@ -367,10 +367,16 @@ class _PartWithHistories:
     def stamp(self) -> list[Any]:
         return [*self._part.stamp(), self._log.spec()]
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Pieces:
+    def reads(self, rows: int) -> list[Read]:
+        return self._part.reads(rows)
+
+    def chunks(
+        self, columns: Sequence[str], rows: int, reads: Sequence[Read] | None = None
+    ) -> Pieces:
         stored = [name for name in columns if name not in self._log.types]
-        first = self._first
-        for num_rows, column in self._part.chunks(stored or self._part.schema.names[:1], rows):
+        stored = stored or self._part.schema.names[:1]
+        first = self._first + (reads[0].first_row if reads else 0)
+        for num_rows, column in self._part.chunks(stored, rows, reads):
             yield num_rows, self._with_lists(column, first, first + num_rows)
             first += num_rows
 

@@ -87,9 +87,10 @@ def before_scaling(x: np.ndarray, encoding: Encoding) -> np.ndarray:
 
 @dataclass
 class Moments:
-    """Sums over the training rows, one set per chunk, added in chunk order at the end.
+    """Sums over the training rows, one set per chunk, added at the end and rounded once.
 
-    Chunks may arrive from several threads in any order and the result is the same to the last bit.
+    Chunks may arrive from threads and processes in any order and the result is the same to the last
+    bit.
     """
 
     encoding: Encoding
@@ -104,6 +105,11 @@ class Moments:
         mean = float(y.mean())
         y -= mean
         self.chunks[chunk] = (y.size, mean, float(np.square(y, out=y).sum()), low, high)
+
+    def merge(self, other: Moments) -> None:
+        """Add the chunks of other training rows."""
+        for part in other.chunks.values():
+            self.chunks[len(self.chunks)] = part
 
     def scale(self) -> Scale | None:
         """Mean, deviation, minimum and maximum; None when no value was seen."""
@@ -137,8 +143,15 @@ class RowSample:
         if self._keys.size == self.limit:
             chosen = np.flatnonzero(keys < self._keys.max())
             keys, columns = keys[chosen], [column[chosen] for column in columns]
+        self._keep(keys, np.stack(columns))
+
+    def merge(self, other: RowSample) -> None:
+        """Offer the sample of other training rows."""
+        self._keep(other._keys, other._values)
+
+    def _keep(self, keys: np.ndarray, values: np.ndarray) -> None:
         keys = np.concatenate([self._keys, keys])
-        values = np.concatenate([self._values, np.stack(columns)], axis=1)
+        values = np.concatenate([self._values, values], axis=1)
         if keys.size > self.limit:
             kept = np.sort(np.argpartition(keys, self.limit - 1)[: self.limit])
             keys, values = keys[kept], values[:, kept]

@@ -10,6 +10,7 @@ CSV is converted once to Parquet by a streaming reader, so every later pass cost
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from recsys.data.formats import (
     ArrowPart,
     ParquetPart,
     Part,
+    Read,
     TablePart,
     plain,
     plain_type,
@@ -72,6 +74,25 @@ class Chunk:
         first = self.first_row + offset
         rows = f"row {first}" if last is None else f"rows {first} to {self.first_row + last}"
         return f"{self.file} {rows}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows of a source: whole reads of its files, hence the same chunks as without it.
+
+    Args:
+        reads: Position of a part, and what is read of it.
+        start: Position of the first row within the source.
+        num_rows: In all.
+        rows_per_chunk: With which the chunks were laid out.
+        where: Files and row groups, for messages.
+    """
+
+    reads: tuple[tuple[int, tuple[Read, ...]], ...]
+    start: int
+    num_rows: int
+    rows_per_chunk: int
+    where: str
 
 
 class Source:
@@ -164,18 +185,59 @@ class Source:
                 )
 
     def chunks(
-        self, columns: Sequence[str] | None = None, rows_per_chunk: int = CHUNK_ROWS
+        self,
+        columns: Sequence[str] | None = None,
+        rows_per_chunk: int = CHUNK_ROWS,
+        span: Span | None = None,
     ) -> Iterator[Chunk]:
-        """Go through the rows in order; a chunk never spans two files."""
+        """Go through the rows in order; a chunk never spans two files.
+
+        Args:
+            columns: Those that will be asked for; None means all.
+            rows_per_chunk: At most, unless a file is laid out otherwise; a span has its own.
+            span: Only these rows; None means all.
+        """
         names = list(self.columns) if columns is None else list(dict.fromkeys(columns))
         self.require(names)
+        asked: list[tuple[Part, Sequence[Read] | None]] = [(part, None) for part in self._parts]
         start = 0
-        for part in self._parts:
-            first = 0
-            for num_rows, column in part.chunks(names, rows_per_chunk):
+        if span is not None:
+            asked = [(self._parts[position], reads) for position, reads in span.reads]
+            start, rows_per_chunk = span.start, span.rows_per_chunk
+        for part, reads in asked:
+            first = reads[0].first_row if reads else 0
+            for num_rows, column in part.chunks(names, rows_per_chunk, reads):
                 yield Chunk(column, num_rows, part.name, first, start)
                 first += num_rows
                 start += num_rows
+
+    def spans(self, rows: int, rows_per_chunk: int = CHUNK_ROWS) -> list[Span]:
+        """Cut the rows into spans of `rows` rows or a little more, the last one aside."""
+        found: list[Span] = []
+        waiting: list[tuple[int, Read]] = []
+        start = size = 0
+        for position, part in enumerate(self._parts):
+            for read in part.reads(rows_per_chunk):
+                waiting.append((position, read))
+                size += read.num_rows
+                if size >= rows:
+                    found.append(self._span(waiting, start, size, rows_per_chunk))
+                    start, size, waiting = start + size, 0, []
+        if waiting:
+            found.append(self._span(waiting, start, size, rows_per_chunk))
+        return found
+
+    def _span(
+        self, reads: list[tuple[int, Read]], start: int, num_rows: int, rows_per_chunk: int
+    ) -> Span:
+        (first, one), (last, other) = reads[0], reads[-1]
+        where = f"{self._parts[first].name} row groups {one.first} to {other.stop - 1}"
+        if first != last:
+            where = f"{self._parts[first].name} row group {one.first} to "
+            where += f"{self._parts[last].name} row group {other.stop - 1}"
+        by_part = itertools.groupby(reads, key=lambda found: found[0])
+        together = tuple((key, tuple(read for _, read in group)) for key, group in by_part)
+        return Span(together, start, num_rows, rows_per_chunk, where)
 
     def batches(
         self, columns: Sequence[str] | None = None, rows_per_batch: int = CHUNK_ROWS

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,8 @@ class _Piece:
 
 
 class Spool:
-    """Columns written once and read once, in order.
+    """Columns written once and read once, in order; between the two, it may move to another
+    process.
 
     Args:
         path: File to write; removed by `remove`.
@@ -35,6 +37,17 @@ class Spool:
         self._path = path
         self._index: list[tuple[int, list[_Piece]]] = []
         self._handle = path.open("w+b", buffering=0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_path": self._path, "_index": self._index}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_handle": state["_path"].open("rb", buffering=0)}
+
+    def close(self) -> None:
+        """Everything is written; other machines may read it."""
+        os.fsync(self._handle.fileno())
+        self._handle.close()
 
     def write(self, columns: Columns) -> None:
         """Append the columns of one chunk."""

@@ -56,6 +56,28 @@ class Interner:
                 self._counts = grown
             np.add.at(self._counts, codes - NUM_RESERVED, counts)
 
+    def learnt(self) -> tuple[pa.Array, np.ndarray]:
+        """Texts by provisional code less `NUM_RESERVED`, and their training counts."""
+        size = len(self._index)
+        texts = self._index.texts(np.arange(size))
+        return texts.to_arrow(compat_level=pl.CompatLevel.oldest()), self._known(size)
+
+    def merge(self, texts: pa.Array, counts: np.ndarray) -> np.ndarray:
+        """Add what another interner learnt.
+
+        Returns:
+            The table [provisional code of the other] -> provisional code of this one.
+        """
+        codes = self.codes(texts)
+        self.add(codes, counts)
+        return np.concatenate([np.arange(NUM_RESERVED, dtype=np.int32), codes])
+
+    def _known(self, size: int) -> np.ndarray:
+        counts = np.zeros(size, np.int64)
+        known = min(size, self._counts.size)
+        counts[:known] = self._counts[:known]
+        return counts
+
     def freeze(
         self, dtype: str, min_count: int, max_size: int | None
     ) -> tuple[Vocabulary, np.ndarray]:
@@ -65,9 +87,7 @@ class Interner:
             The vocabulary, and the table [provisional code] -> final code.
         """
         size = len(self._index)
-        counts = np.zeros(size, np.int64)
-        known = min(size, self._counts.size)
-        counts[:known] = self._counts[:known]
+        counts = self._known(size)
         kept = np.flatnonzero(counts >= max(min_count, 1))  # 0: seen outside training only
         texts = self._index.texts(kept)
         frame = pl.DataFrame({"text": texts, "count": counts[kept], "at": kept})
