@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from recsys.data.columns import Coder, Lists, groups, unfitted_coder, weights
 from recsys.data.encode import (
@@ -27,7 +28,7 @@ from recsys.data.encode import (
 )
 from recsys.data.hashing import OPEN_SIZE
 from recsys.data.numeric import Moments, RowSample, Scale, before_scaling
-from recsys.data.readers import CHUNK_ROWS, Chunk, Source, num_workers
+from recsys.data.readers import CHUNK_ROWS, Chunk, Source, Span, num_workers
 from recsys.data.schema import MISSING, NUM_RESERVED, Encoding, Field, Kind, Schema
 from recsys.data.vocabulary import Interner, Vocabulary
 from recsys.errors import SchemaError
@@ -68,22 +69,35 @@ class Fitter:
         coder = unfitted_coder(owner)
         return self.interners.setdefault(owner.name, Interner()) if coder is None else coder
 
+    @property
+    def chunk_rows(self) -> int:
+        """Rows handled at a time."""
+        return min(CHUNK_ROWS, max(4096, CHUNK_VALUES // max(1, len(self._columns_read()))))
+
+    def _columns_read(self) -> list[str]:
+        return [n for n in self.schema.columns if n != self.schema.timestamp or n in self._coders]
+
     def read(
-        self, source: Source, train: Callable[[Chunk], np.ndarray] | bool | None = None
+        self,
+        source: Source,
+        train: Callable[[Chunk], np.ndarray] | bool | None = None,
+        span: Span | None = None,
+        threads: int | None = None,
     ) -> Iterator[tuple[Chunk, Columns]]:
         """Stream a source: count its training rows and yield every chunk in provisional codes.
 
         Args:
             source: Raw rows.
             train: Mask [B] of the training rows of a chunk; None or True means all, False none.
+            span: Only these rows, laid out with `chunk_rows`; None means all.
+            threads: That encode columns; None means as many as there are processors.
         """
-        names = [n for n in self.schema.columns if n != self.schema.timestamp or n in self._coders]
+        names = self._columns_read()
         source.require(names)
-        rows = min(CHUNK_ROWS, max(4096, CHUNK_VALUES // max(1, len(names))))
         waiting: deque[tuple[Chunk, np.ndarray | None, dict[str, Future[Any]]]] = deque()
-        with ThreadPoolExecutor(num_workers()) as pool:
+        with ThreadPoolExecutor(threads or num_workers()) as pool:
             try:
-                for chunk in source.chunks(names, rows):
+                for chunk in source.chunks(names, self.chunk_rows, span):
                     mask = train(chunk) if callable(train) else None
                     if train is False:
                         mask = np.zeros(chunk.num_rows, bool)
@@ -163,6 +177,36 @@ class Fitter:
             return values, int((sums[ends] > sums[ends - learnt.lengths]).sum())
         return values, int(np.count_nonzero(valid))
 
+    def learnt(self) -> Learnt:
+        """What was learnt so far, for `merge`."""
+        return Learnt(
+            self._rows,
+            self._present,
+            self._labelled,
+            {name: interner.learnt() for name, interner in self.interners.items()},
+            self.moments,
+            self.sample,
+        )
+
+    def merge(self, other: Learnt) -> dict[str, np.ndarray]:
+        """Add what another fitter of the same schema learnt from other rows; in any order.
+
+        Returns:
+            By vocabulary, the table [provisional code of the other] -> provisional code here.
+        """
+        self._rows += other.num_rows
+        for mine, its in ((self._present, other.present), (self._labelled, other.labelled)):
+            for name, number in its.items():
+                mine[name] += number
+        for name, moments in other.moments.items():
+            self.moments[name].merge(moments)
+        self.sample.merge(other.sample)
+        with ThreadPoolExecutor(num_workers()) as pool:
+            tables = pool.map(
+                lambda name: self.interners[name].merge(*other.texts[name]), other.texts
+            )
+            return dict(zip(other.texts, tables, strict=True))
+
     def finish(self) -> Finish:
         """Fix codes, edges and scales.
 
@@ -221,6 +265,27 @@ class Fitter:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """What a fitter learnt from some of the rows. Sums of counts: fitters merge them in any order.
+
+    Args:
+        num_rows: Training rows.
+        present: By field, training rows with a value.
+        labelled: By label, training rows that have it.
+        texts: By vocabulary, distinct texts in the order of their codes, and training counts.
+        moments: By numeric field.
+        sample: Of the quantile fields.
+    """
+
+    num_rows: int
+    present: dict[str, int]
+    labelled: dict[str, int]
+    texts: dict[str, tuple[pa.Array, np.ndarray]]
+    moments: dict[str, Moments]
+    sample: RowSample
+
+
+@dataclass(frozen=True)
 class Finish:
     """A fitted pipeline, and the tables from provisional to final codes."""
 
@@ -228,6 +293,12 @@ class Finish:
     tables: dict[str, np.ndarray]
     missing: dict[str, float]
     """Share of the training rows without a value, by field, and by label that has gaps."""
+
+    def of_other(self, codes: Mapping[str, np.ndarray]) -> Finish:
+        """The same for the provisional codes of another fitter, of which `Fitter.merge` gave the
+        tables; without the vocabularies, which it does not need."""
+        tables = {name: np.take(self.tables[name], found) for name, found in codes.items()}
+        return dataclasses.replace(self, tables=tables)
 
     def encode(self, columns: Columns) -> EncodedTable:
         """Provisional columns of some rows to encoded rows."""
