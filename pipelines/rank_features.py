@@ -2,7 +2,7 @@
 
     python -m pipelines.rank_features data=criteo data.source=<folder>
     python -m pipelines.rank_features data=parquet data.path=clicks.parquet data.label=clicked
-    python -m pipelines.train ctr=autoint data=... data.features=<folder>/ranking.csv data.top=20
+    python -m pipelines.train ctr=autoint data=... data.features=<folder>/kept.csv
 
 Exact counts in one pass, whatever the size of the table; chance taken off analytically, an error
 bar, a held-out check, pairs of columns, four greedy orders. Training rows are counted, validation
@@ -13,7 +13,9 @@ Writes to output_dir
     report.html            everything on one page, with tables that sort
     ranking.csv, .parquet  columns, best first: feature, score, ...; data.features takes it
     pairs, selection, drift, label_periods, rare, values   .csv, .parquet
-    suggestions.csv, suggested.yaml   columns to keep, minimum counts, widths; an experiment of them
+    kept.csv               columns above chance alone or in a pair, best first, without copies and
+                           leak suspects; data.features takes it, with data.top=<number> or without
+    suggestions.csv, suggested.yaml   why each is kept or not, minimum counts, widths; an experiment
     ranking.json           the same for programs
 """
 
@@ -72,7 +74,7 @@ def rank_features(cfg: DictConfig) -> dict[str, Any]:
             )  # fmt: skip
             for note in raw.notes:
                 console.note(f"note: {note}")
-            write(found, folder)
+            kept = write(found, folder)
             _log(found, folder, tracker, cfg)
         console.table("Columns", *_shown(found.features))
         if len(found.pairs):
@@ -82,12 +84,18 @@ def rank_features(cfg: DictConfig) -> dict[str, Any]:
             f"{found.facts['seconds']:.1f} s"
         )
         console.note(f"report: {folder / 'report.html'}")
-        console.note(f"next: data.features={folder / 'ranking.csv'} data.top=<number>")
+        if kept:
+            console.note(
+                f"next: data.features={folder / 'kept.csv'} ({kept} of "
+                f"{found.facts['columns']} columns; data.top=<number> takes fewer)"
+            )
+        else:
+            console.note("no column tells more than chance: see the report for what they hold")
     return {**found.facts, "folder": str(folder)}
 
 
-def write(ranking: Ranking, folder: Path) -> None:
-    """Every table, the page, and what is suggested."""
+def write(ranking: Ranking, folder: Path) -> int:
+    """Every table, the page, and what is suggested; the number of columns to keep."""
     from recsys.data.atomic import write_text_whole
     from recsys.feature_ranking import report
     from recsys.feature_ranking.suggest import as_yaml, suggest
@@ -101,13 +109,16 @@ def write(ranking: Ranking, folder: Path) -> None:
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
         write_text_whole(folder / f"{name}.csv", table.write_csv())
-    suggestions = suggest(ranking.features, ranking.rare)
+    suggestions = suggest(ranking.features, ranking.rare, ranking.pairs)
     write_text_whole(folder / "suggestions.csv", suggestions.write_csv())
+    kept = suggestions.filter("keep").select("feature", "worth", "reason")
+    write_text_whole(folder / "kept.csv", kept.write_csv())
     write_text_whole(
-        folder / "suggested.yaml", as_yaml(suggestions, str((folder / "ranking.csv").resolve()))
+        folder / "suggested.yaml", as_yaml(suggestions, str((folder / "kept.csv").resolve()))
     )
     write_text_whole(folder / "report.html", report.render(ranking, suggestions))
     write_text_whole(folder / "ranking.json", report.as_json(ranking))
+    return len(kept)
 
 
 def _tracker(

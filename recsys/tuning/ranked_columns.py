@@ -29,6 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recsys.data.options import read_ranking
 from recsys.errors import ConfigError
+from recsys.feature_ranking.worth import column_worth
 from recsys.tuning.space import Dimension
 from recsys.tuning.study import superseded
 
@@ -37,7 +38,6 @@ KEY = "data.top"
 RUNG = "rung"
 FROM = "from"
 """User attributes of the first trials: their rung, and the trial whose parameters they have."""
-MOST_FALSE = 0.05
 SMALLEST = 3
 PROMOTED = 3
 """One in so many trials of a size is tried again at the next; sizes are so many times apart."""
@@ -45,8 +45,6 @@ FREE = 3
 """After the first trials, one in so many may have any size."""
 FIRST = 6
 """Trials at the smallest size."""
-USELESS = ("same as ", "constant", "missing in every row")
-"""Flags of columns that no model can use."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,8 @@ def read_columns(path: Path, shrink: bool) -> RankedColumns:
     if path.suffix == ".csv":
         table = pl.read_csv(path, infer_schema_length=None, schema_overrides={"feature": pl.String})
         if {"feature", "excess", "q", "score"} <= set(table.columns):
-            pairs = _pairs(path.with_name("pairs.csv"), len(names))
-            kept, rest, partners = _above_chance(table, pairs)
+            found = column_worth(table, _pairs(path.with_name("pairs.csv")))
+            kept, rest, partners = list(found.worth), list(found.chance), found.partners
     if not kept:
         raise ConfigError(
             f"search.features={path}: no column tells more than chance. Look at the report beside "
@@ -111,45 +109,12 @@ def read_columns(path: Path, shrink: bool) -> RankedColumns:
     return RankedColumns(taken, tuple(sizes), dropped)
 
 
-def _above_chance(
-    table: pl.DataFrame, pairs: list[tuple[str, str, float]]
-) -> tuple[list[str], list[str], dict[str, str]]:
-    """Columns by what they tell alone or in a pair; the others; partners of those that need one."""
-    flags = (
-        table["flags"].fill_null("").to_list() if "flags" in table.columns else [""] * len(table)
-    )
-    names = [
-        name
-        for name, flag in zip(table["feature"], flags, strict=True)
-        if not any(sign in flag for sign in USELESS)
-    ]
-    worth = {
-        row["feature"]: float(row["excess"])
-        for row in table.iter_rows(named=True)
-        if row["feature"] in names and row["excess"] > 0 and row["q"] <= MOST_FALSE
-    }
-    partners: dict[str, str] = {}
-    for first, second, told in pairs:
-        for name, other in ((first, second), (second, first)):
-            if {name, other} <= set(names) and told > worth.get(name, 0.0):
-                worth[name] = told
-                partners[name] = other
-    kept = sorted(worth, key=lambda name: (-worth[name], names.index(name)))
-    return kept, [name for name in names if name not in worth], partners
-
-
-def _pairs(path: Path, num_columns: int) -> list[tuple[str, str, float]]:
-    """Pairs whose interaction is above chance, were every pair of columns tried."""
-    if not path.is_file():
-        return []
+def _pairs(path: Path) -> pl.DataFrame:
+    """The pairs of a ranking; none where it has no file of them."""
     names = {"first": pl.String, "second": pl.String}
-    table = pl.read_csv(path, infer_schema_length=None, schema_overrides=names)
-    tried = num_columns * (num_columns - 1) / 2
-    return [
-        (str(row["first"]), str(row["second"]), float(row["interaction"]))
-        for row in table.iter_rows(named=True)
-        if row["p"] * tried <= MOST_FALSE
-    ]
+    if not path.is_file():
+        return pl.DataFrame(schema=names)
+    return pl.read_csv(path, infer_schema_length=None, schema_overrides=names)
 
 
 def _sizes(names: list[str], partners: dict[str, str]) -> set[int]:

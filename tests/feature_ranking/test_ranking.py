@@ -99,7 +99,7 @@ def test_names_with_any_character_and_nested_types() -> None:
     })  # fmt: skip
     ranking = rank_features(dataset(frame))
     assert ranking.features["feature"][0] == 'a,"b"\n<script>'
-    page = report.render(ranking, suggest(ranking.features, ranking.rare))
+    page = report.render(ranking, suggest(ranking.features, ranking.rare, ranking.pairs))
     assert "\n<script>:" not in page
     assert "&lt;script&gt;" in page
     struct = frame.with_columns(deep=pl.struct("click"))

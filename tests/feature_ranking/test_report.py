@@ -34,7 +34,7 @@ class Page(html.parser.HTMLParser):
 
 def test_the_page_is_whole_and_needs_nothing_else(found: Ranking) -> None:
     page = Page()
-    page.feed(report.render(found, suggest(found.features, found.rare)))
+    page.feed(report.render(found, suggest(found.features, found.rare, found.pairs)))
     assert page.open == []
     assert page.fetched == []
     assert page.rows > 10 + 6 + 10

@@ -31,11 +31,15 @@ def test_everything_is_written_and_training_takes_the_list(
     assert {
         "report.html", "ranking.csv", "ranking.parquet", "ranking.json", "pairs.csv",
         "selection.csv", "rare.csv", "values.csv", "drift.csv", "suggestions.csv", "suggested.yaml",
+        "kept.csv",
     } <= names  # fmt: skip
     ranking = pl.read_csv(folder / "ranking.csv")
     assert ranking.columns[:2] == ["feature", "score"]
     assert set(ranking["feature"][:3]) == {"strong", "copy", "weak"}
     assert json.loads((folder / "ranking.json").read_text())["facts"]["train_rows"] > 4_000
+    kept = pl.read_csv(folder / "kept.csv")["feature"].to_list()
+    assert sorted(kept) == ["left", "right", "strong", "weak"]
+    assert f"data.features={folder}/kept.csv (4 of 10 columns" in done.stdout
     done = run(
         "pipelines.train", "ctr=lr", *data, f"data.features={folder}/ranking.csv", "data.top=2",
         "trainer.epochs=1", "tracking=none", "console=plain", "importance_rows=0",
