@@ -34,6 +34,7 @@ from recsys.errors import (
     ConfigError,
     NonFiniteError,
     SchemaError,
+    WorkerError,
     did_you_mean,
 )
 
@@ -220,7 +221,7 @@ def main(task: Callable[[DictConfig], Any], config_name: str) -> None:
             task(compose(config_name, arguments))
     except (ConfigError, SchemaError) as error:
         _fail(error, 2)
-    except (CheckpointError, NonFiniteError, IncompatibleVersionsError) as error:
+    except (CheckpointError, NonFiniteError, WorkerError, IncompatibleVersionsError) as error:
         _fail(error, 1)
     except KeyboardInterrupt as error:
         _fail(error, 130)
@@ -423,6 +424,10 @@ def _describe(hint: Any) -> str:
 NOT_IDENTITY = ("output_dir", "result_file", "console", "tracking", "importance_rows")
 NOT_TRAINING = ("resume", "threads", "log_every", "prefetch", "keep_last", "checkpoint_every")
 
+NOT_DATA = ("rebuild", "engine", "ray_address")
+DYNAMIC = ("vocabulary", "dynamic", "capacity", "min_count", "evict")
+"""Keys of `embedding` that a fitted vocabulary does not read."""
+
 
 def identity(cfg: DictConfig) -> str:
     """A hash of everything that decides what a run computes; two runs with one are the same run."""
@@ -433,7 +438,11 @@ def identity(cfg: DictConfig) -> str:
         values.pop("init_from", None)
     for key in NOT_TRAINING:
         values.get("trainer", {}).pop(key, None)
-    values.get("data", {}).pop("rebuild", None)
+    for key in NOT_DATA:
+        values.get("data", {}).pop(key, None)
     # Where tables lie changes no number; a run continues on other machines.
     (values.get("embedding") or {}).pop("sharding", None)
+    if (values.get("embedding") or {}).get("vocabulary") == "fitted":  # as before it was a choice
+        for key in DYNAMIC:
+            values["embedding"].pop(key, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,6 +16,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint is missing, incomplete, corrupted, or belongs to another model or schema."""
 
 
+class WorkerError(RuntimeError):
+    """A process that did a part of the work, here or on another machine, died or failed."""
+
+
 class NonFiniteError(FloatingPointError):
     """A feature, a loss or a gradient is NaN or infinite."""
 

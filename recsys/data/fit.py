@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +83,7 @@ class Fitter:
         train: Callable[[Chunk], np.ndarray] | bool | None = None,
         span: Span | None = None,
         threads: int | None = None,
+        also: Sequence[str] = (),
     ) -> Iterator[tuple[Chunk, Columns]]:
         """Stream a source: count its training rows and yield every chunk in provisional codes.
 
@@ -91,8 +92,9 @@ class Fitter:
             train: Mask [B] of the training rows of a chunk; None or True means all, False none.
             span: Only these rows, laid out with `chunk_rows`; None means all.
             threads: That encode columns; None means as many as there are processors.
+            also: Columns that only `train` reads.
         """
-        names = self._columns_read()
+        names = [*self._columns_read(), *also]
         source.require(names)
         waiting: deque[tuple[Chunk, np.ndarray | None, dict[str, Future[Any]]]] = deque()
         with ThreadPoolExecutor(threads or num_workers()) as pool:

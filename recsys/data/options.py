@@ -43,6 +43,9 @@ class DataOptions:
         test_fraction: Share of test rows.
         split_seed: Seed of a random split.
         rebuild: Prepare again even when a prepared copy is there.
+        engine: Who prepares: `local`, this process, or `ray`, a cluster; the bytes are the same.
+        ray_address: `local`, `host:port`, or `auto`: as `RAY_ADDRESS` says, or the cluster that
+            this machine belongs to, or else `local`.
     """
 
     min_count: int | None = None
@@ -62,12 +65,15 @@ class DataOptions:
     test_fraction: float = 0.1
     split_seed: int = 0
     rebuild: bool = False
+    engine: str = "local"
+    ray_address: str = "auto"
 
     def __post_init__(self) -> None:
         allowed = {
             "categorical": (None, "vocabulary", "hash"),
             "numeric": (None, *(str(one) for one in NUMERIC_ENCODINGS)),
             "split": ("random", "time"),
+            "engine": ("local", "ray"),
         }
         for key, choices in allowed.items():
             value = getattr(self, key)

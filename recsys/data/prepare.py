@@ -14,39 +14,30 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recsys.data.atomic import move_into_place, sync_tree
-from recsys.data.encode import EncodedTable, FeaturePipeline
-from recsys.data.fit import Finish, Fitter
-from recsys.data.fitted_reader import FittedReader
+from recsys.data.encode import FeaturePipeline
 from recsys.data.infer import check_types, describe
+from recsys.data.local_engine import run_locally
 from recsys.data.options import DataOptions, apply_options
+from recsys.data.passes import Engine, Progress, Work, inputs_of
 from recsys.data.raw import RawDataset
-from recsys.data.readers import Chunk, Source, num_workers
+from recsys.data.ray_engine import run_on_ray
 from recsys.data.schema import Schema
-from recsys.data.split import SPLITS, Assign, assign
-from recsys.data.spool import Spool
-from recsys.data.store import Store, StoreWriter
+from recsys.data.store import Store
 from recsys.errors import SchemaError
 
 VERSION = 1
 """Part of the fingerprint: raise it when the same input gives other bytes."""
-PIECE_ROWS = 65_536
-"""Rows encoded and written at a time: they stay in the processor's cache from step to step."""
-Progress = Callable[[int, int, str], None]
-"""Called with (rows done, rows in all, stage); stages are `split`, `read` and `write`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +92,8 @@ def prepare(
 
     Raises:
         SchemaError: The data does not fit the schema; nothing is left behind.
+        ConfigError: Ray is asked for, and is not installed or does not answer.
+        WorkerError: Workers of a cluster died again and again; nothing is left behind.
         OSError: The disk is full or not writable; nothing is left behind.
     """
     for source in raw.files.values():
@@ -187,18 +180,6 @@ def _silent(done: int, total: int, stage: str) -> None:
     del done, total, stage
 
 
-@dataclass
-class _Part:
-    """One source on its way: its spool, and the split of every row of every chunk."""
-
-    source: Source
-    split: str
-    """`train`, `val` or `test`; for a source that a rule splits, `train`."""
-    rule: Assign | None
-    spool: Spool
-    splits: list[np.ndarray]
-
-
 def _build(
     raw: RawDataset,
     schema: Schema,
@@ -208,21 +189,12 @@ def _build(
     progress: Progress,
     given: FeaturePipeline | None,
 ) -> None:
-    """Read once, learn, finish, write: everything below `folder`."""
-    total = sum(source.num_rows for source in raw.files.values())
-    parts = _parts(raw, folder)
-    fitter = Fitter(schema, options.nan_as_missing)
-    if given is not None:
-        fitter = FittedReader(schema, given)
-    progress(0, total, "read")
-    done = 0
-    for part in parts:
-        for chunk, columns in fitter.read(part.source, _train_rows(part)):
-            part.spool.write(columns)
-            done += chunk.num_rows
-            progress(done, total, "read")
-    finish = fitter.finish()
-    splits = _write(parts, finish, digest, folder, lambda done: progress(done, total, "write"))
+    """Everything below `folder`."""
+    work = Work(inputs_of(raw), schema, options.nan_as_missing, given, folder, digest)
+    engine: Engine = run_locally
+    if options.engine == "ray":
+        engine = functools.partial(run_on_ray, address=options.ray_address)
+    finish, splits = engine(work, progress)
     pipeline = finish.pipeline
     pipeline.save(folder / "pipeline")
     schema.save(folder / "schema.yaml")
@@ -239,124 +211,3 @@ def _build(
         indent=1,
     )
     (folder / "prepared.json").write_text(text)
-
-
-def _parts(raw: RawDataset, folder: Path) -> list[_Part]:
-    """Training rows first, so that a bad training file is found before others are read."""
-    parts = []
-    for name in ("all", *SPLITS):
-        if name not in raw.files:
-            continue
-        source = raw.files[name]
-        rule = None
-        if name in ("all", "train") and raw.split is not None and raw.split != "options":
-            rule = assign(source, raw.split)
-        split = "train" if name == "all" else name
-        parts.append(_Part(source, split, rule, Spool(folder / f"spool-{name}"), []))
-    return parts
-
-
-def _train_rows(part: _Part) -> Callable[[Chunk], np.ndarray] | bool:
-    """What `Fitter.read` needs to know; remembers the split of each row on the way."""
-    rule = part.rule
-    if rule is None:
-        return part.split == "train"
-
-    def mask(chunk: Chunk) -> np.ndarray:
-        part.splits.append(rule(chunk))
-        return part.splits[-1] == 0
-
-    return mask
-
-
-def _write(
-    parts: list[_Part], finish: Finish, digest: str, folder: Path, progress: Callable[[int], None]
-) -> list[str]:
-    """Finish every spooled chunk and append it to the store of its split."""
-    schema = finish.pipeline.schema
-    progress(0)
-    done = 0
-    taken: set[str] = set()
-    with ThreadPoolExecutor(num_workers()) as pool:
-        for part in parts:
-            names = _splits_of(part)
-            repeated = sorted(taken & set(names))
-            if repeated:
-                raise SchemaError(
-                    f"the split rule makes {', '.join(repeated)} rows, but such a file is given "
-                    "too. Set its fraction to 0."
-                )
-            taken |= set(names)
-            with ExitStack() as stack:
-                writers = {
-                    name: stack.enter_context(
-                        StoreWriter(
-                            folder / name, schema, name, f"{digest}-{name}", part.source.files,
-                            picked=part.rule is not None,
-                        )
-                    )
-                    for name in names
-                }  # fmt: skip
-                _write_part(part, finish, writers, pool, partial(_add, progress, done))
-            done += part.source.num_rows
-            part.spool.remove()
-    return sorted(taken, key=SPLITS.index)
-
-
-def _add(progress: Callable[[int], None], before: int, rows: int) -> None:
-    progress(before + rows)
-
-
-def _write_part(
-    part: _Part,
-    finish: Finish,
-    writers: dict[str, StoreWriter],
-    pool: ThreadPoolExecutor,
-    progress: Callable[[int], None],
-) -> None:
-    """Finish the chunks of one source; a thread writes one while the next is encoded."""
-    start = 0
-    with ThreadPoolExecutor(1) as writer:
-        behind: Future[int] | None = None
-        for index, columns in enumerate(part.spool.read()):
-            tables = pool.map(finish.encode, columns.pieces(PIECE_ROWS))
-            if behind is not None:
-                progress(behind.result())
-            splits = part.splits[index] if part.rule else None
-            behind = writer.submit(_append, writers, tables, splits, start)
-            start += columns.num_rows
-        if behind is not None:
-            progress(behind.result())
-
-
-def _splits_of(part: _Part) -> list[str]:
-    """Names of the splits that get rows."""
-    if part.rule is None:
-        return [part.split]
-    found = np.unique(np.concatenate([np.unique(one) for one in part.splits]))
-    return [SPLITS[int(code)] for code in found]
-
-
-def _append(
-    writers: dict[str, StoreWriter],
-    tables: Iterable[EncodedTable],
-    splits: np.ndarray | None,
-    start: int,
-) -> int:
-    """Write each row of a chunk to the store of its split; None when there is one store.
-
-    Returns:
-        Rows of the source that are written by now.
-    """
-    first = start
-    for table in tables:
-        for name, writer in writers.items():
-            if splits is None:
-                writer.append(table)
-                continue
-            part = splits[first - start : first - start + len(table)]
-            rows = np.flatnonzero(part == SPLITS.index(name))
-            if rows.size:
-                writer.append(table.take(rows), rows + first)
-        first += len(table)
-    return first

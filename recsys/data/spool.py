@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,22 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._index: list[tuple[int, list[_Piece]]] = []
-        self._handle = path.open("w+b", buffering=0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_path": self._path, "_index": self._index}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = {**state, "_handle": state["_path"].open("rb", buffering=0)}
+        self._handle: FileIO | None = path.open("w+b", buffering=0)
 
     def close(self) -> None:
-        """Everything is written; other machines may read it."""
-        os.fsync(self._handle.fileno())
-        self._handle.close()
+        """Everything is written: the spool may be read by another process, on any machine."""
+        os.fsync(self._descriptor)
+        if self._handle is not None:
+            self._handle.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_path": self._path, "_index": self._index, "_handle": None}
+
+    @property
+    def _descriptor(self) -> int:
+        if self._handle is None:
+            self._handle = self._path.open("rb", buffering=0)
+        return self._handle.fileno()
 
     def write(self, columns: Columns) -> None:
         """Append the columns of one chunk."""
@@ -67,12 +72,12 @@ class Spool:
         self._index.append((columns.num_rows, pieces))
 
     def _put(self, pieces: list[_Piece], name: str, values: np.ndarray) -> None:
-        write_all(self._handle.fileno(), values)
+        write_all(self._descriptor, values)
         pieces.append(_Piece(name, values.dtype, len(values)))
 
     def read(self) -> Iterator[Columns]:
         """Give the chunks back, in order."""
-        os.lseek(self._handle.fileno(), 0, os.SEEK_SET)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
         for num_rows, pieces in self._index:
             arrays = {piece.name: self._get(piece) for piece in pieces}
             fields: dict[str, np.ndarray | Lists] = {}
@@ -92,12 +97,13 @@ class Spool:
         view = array.view(np.uint8).data
         done = 0
         while done < len(view):
-            count = os.readv(self._handle.fileno(), [view[done:]])
+            count = os.readv(self._descriptor, [view[done:]])
             assert count, f"{self._path} is shorter than what was written to it"
             done += count
         return array
 
     def remove(self) -> None:
         """Close and delete the file."""
-        self._handle.close()
+        if self._handle is not None:
+            self._handle.close()
         self._path.unlink(missing_ok=True)

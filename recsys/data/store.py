@@ -270,6 +270,16 @@ class StoreWriter:
             file.write(array)
         self.num_rows += len(table)
 
+    def append_store(self, store: Store) -> None:
+        """Write all rows of a store that was written with the same schema."""
+        before = {name: file.length for name, file in self._files.items()}
+        for name, file in self._files.items():
+            array = store._tensors[name].numpy()
+            if name.endswith("_offsets"):  # the first of them is the end of the rows before
+                array = array[1:] + before[name.removesuffix("offsets") + "values"]
+            file.write(array)
+        self.num_rows += len(store)
+
     def _check(self, table: EncodedTable) -> None:
         coded = self.schema.coded
         for start in range(0, len(table), 8192):

@@ -119,6 +119,17 @@ def test_a_rule_splits_one_table(tmp_path: Path, split: object) -> None:
     assert prepared.val.where([0, 5]).startswith("<frame> rows ")
 
 
+def test_a_time_column_that_is_no_input_is_there_for_row_groups_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FRAME.write_parquet(tmp_path / "t.parquet", row_group_size=len(FRAME))
+    data = raw(Source.open(tmp_path / "t.parquet"), split=TimeSplit("ts"))
+    whole = prepare(data, OPTIONS, tmp_path / "whole")
+    monkeypatch.setattr("recsys.data.fit.CHUNK_ROWS", 250)  # the row group is cut in pieces
+    cut = prepare(data, OPTIONS, tmp_path / "cut")
+    np.testing.assert_array_equal(cut.test.row, whole.test.row)
+
+
 def test_a_validation_part_is_carved_out_of_train(tmp_path: Path) -> None:
     files = {"train": Source.from_frame(FRAME.head(2000)), "test": Source.from_frame(FRAME[2000:])}
     prepared = prepare(raw(files, split="options"), OPTIONS, tmp_path)
