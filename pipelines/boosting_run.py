@@ -260,6 +260,11 @@ def refuse_what_trees_cannot(options: TrainerOptions, cfg: DictConfig) -> None:
         "trainer.block_rows": (options.block_rows, None, "trees see all rows at once"),
         "trainer.anomaly": (options.anomaly, False, "there is no network to watch"),
         "gate": (cfg.get("gate"), None, "there are no embedding rows to drop"),
+        "embedding.vocabulary": (
+            (cfg.get("embedding") or {}).get("vocabulary", "fitted"),
+            "fitted",
+            "there are no embedding rows to give out",
+        ),
     }
     for key, (value, neutral, why) in refused.items():
         if value != neutral:

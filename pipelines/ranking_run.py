@@ -267,8 +267,7 @@ class RankingRun(TrackedRun):
         assert isinstance(model, EmbeddingModel)
         model.to(self.device)
         options = options or self.options
-        stage = STAGES[judge is None]
-        checkpoints = Checkpoints(self.folder / stage, options.keep_last)
+        checkpoints = self.checkpoints(STAGES[judge is None])
         trainer = RankingTrainer(
             model,
             torch.optim.Adam(
@@ -282,10 +281,14 @@ class RankingRun(TrackedRun):
             None if judge is None else lambda: judge.of_vectors(*model()).metrics,
             options,
             checkpoints,
-            (self.console, *([TrackerObserver(tracker)] if judge is not None else [])),
+            (
+                self.console,
+                *([TrackerObserver(tracker)] if judge is not None else []),
+                *self.listeners,
+            ),
             {"run_id": tracker.run_id},
         )
-        if self.continued is not None and checkpoints.steps():
+        if self.continued is not None and checkpoints is not None and checkpoints.steps():
             trainer.load(checkpoints.load_newest_intact()[0])
             self.console.note(f"continuing after step {trainer.global_step:,}")
         trainer.fit()
@@ -294,6 +297,10 @@ class RankingRun(TrackedRun):
         best_step = int(better[-1]["step"]) if better else trainer.global_step
         speed = trainer.curve.rows_per_second
         return Learnt(model, chosen, trainer.global_step, best_step, speed, trainer.curve)
+
+    def checkpoints(self, stage: str) -> Checkpoints | None:
+        """Where a training keeps its own; None: nowhere."""
+        return Checkpoints(self.folder / stage, self.options.keep_last)
 
     @torch.no_grad()
     def rank(self, model: CFModel, judge: FullRanking) -> Ranking:
@@ -377,6 +384,11 @@ def refuse_what_has_no_table(options: OptimizerOptions, cfg: DictConfig, family:
         raise ConfigError(
             "embedding.* is nothing for towers, which have keys of their own: towers.embed_dim, "
             "towers.layout and towers.ratio."
+        )
+    if embedding.is_dynamic:
+        raise ConfigError(
+            f"embedding.vocabulary=dynamic is for ctr and mtl models; {family} models know all "
+            "users and items before they train. Leave it out."
         )
     for key in COLUMN_KEYS if family == "cf" else ():
         if cfg.data.get(key) is not None:

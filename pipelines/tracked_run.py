@@ -18,8 +18,11 @@ from omegaconf import DictConfig
 import recsys
 from recsys import config
 from recsys.data.atomic import write_text_whole
+from recsys.data.encode import FeaturePipeline
 from recsys.data.interactions import Interactions
+from recsys.data.options import DataOptions
 from recsys.data.prepare import Prepared, prepare
+from recsys.data.raw import RawDataset
 from recsys.errors import ConfigError
 from recsys.models.recommender import Recommender
 from recsys.models.saved import BoostedTrees, ModelSpec, SavedModel
@@ -79,20 +82,29 @@ class TrackedRun:
     def prepare_data(self) -> Prepared:
         """Read the recipe, fit and encode (or open what an earlier run encoded)."""
         raw, options = config.build_dataset(self.cfg.data, self.spec.family)
+        options, given = self.encoding_of(raw, options)
         self.console.banner(
             f"recsys {recsys.__version__} - {self.spec.class_name} on {raw.name} - {self.device} - "
             f"seed {self.seed}"
         )
         if self.ranks.is_first:
-            prepared = prepare(raw, options, OUTPUTS / "prepared", self.console.preparing)
+            cache = OUTPUTS / "prepared"
+            prepared = prepare(raw, options, cache, self.console.preparing, given)
         self.ranks.wait()  # the others open what the first one wrote
         if not self.ranks.is_first:
-            prepared = prepare(raw, options, OUTPUTS / "prepared")
+            prepared = prepare(raw, options, OUTPUTS / "prepared", pipeline=given)
         self.console.prepared(prepared)
         columns = prepared.pipeline.schema.names
         source = next(iter(raw.files.values()))
         self.example = telling_rows(source.head(EXAMPLES_AMONG, columns), EXAMPLE_ROWS).to_pandas()
         return prepared
+
+    def encoding_of(
+        self, raw: RawDataset, options: DataOptions
+    ) -> tuple[DataOptions, FeaturePipeline | None]:
+        """How data is encoded: its options, and an earlier run's pipeline if that is to do it."""
+        del raw
+        return options, None
 
     @contextmanager
     def open_tracker(

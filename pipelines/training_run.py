@@ -20,9 +20,13 @@ from pipelines.run_folder import Continued, RunFolder
 from pipelines.tracked_run import OUTPUTS, TrackedRun, TrackerObserver, chosen_spec
 from recsys import config
 from recsys.data.atomic import write_text_whole
+from recsys.data.encode import FeaturePipeline
 from recsys.data.loader import Loader
+from recsys.data.options import DataOptions
 from recsys.data.prepare import Prepared
+from recsys.data.raw import RawDataset
 from recsys.data.store import Store
+from recsys.embedding.dynamic_columns import encode_dynamic
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.row_counts import count_rows
 from recsys.embedding.sharded_storage import ShardedStorage
@@ -98,6 +102,8 @@ class TrainingRun(TrackedRun):
             )
         if family == "mtl" and self.gate is not None:
             raise ConfigError("gate=optfs is for ctr models. Leave gate out for mtl models.")
+        if self.embedding.is_dynamic:
+            self._check_dynamic()
         self.spec.check(self.embedding.dim)
         self.device = choose_device(self.trainer_options.device)
         if self.trainer_options.threads:
@@ -126,7 +132,37 @@ class TrainingRun(TrackedRun):
             finally:
                 self.ranks.leave()
 
+    def _check_dynamic(self) -> None:
+        """Refuse what reads rows before they are given out, or from several processes."""
+        refused = {
+            "gate=optfs": self.gate is not None,
+            "optimizer.embedding_mba": self.optimizer_options.embedding_mba > 0,
+        }
+        for what, chosen in refused.items():
+            if chosen:
+                raise ConfigError(
+                    f"{what} with embedding.vocabulary=dynamic: it counts the training rows of "
+                    "every id before training, when no id has a row. Leave one of them out."
+                )
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count > 1:
+            raise ConfigError(
+                f"embedding.vocabulary=dynamic trains on one process, got {count}: each would give "
+                "the rows to other ids. Start without torchrun."
+            )
+
     # -- data and places ---------------------------------------------------------------------
+
+    def encoding_of(
+        self, raw: RawDataset, options: DataOptions
+    ) -> tuple[DataOptions, FeaturePipeline | None]:
+        """Dynamic columns as such; what begins with another run's weights, by its pipeline: new
+        ids find rows, and all else keeps its codes."""
+        options = encode_dynamic(raw.schema, options, self.embedding)
+        if self.cfg.init_from is None or not self.embedding.is_dynamic:
+            return options, None
+        earlier = find_model(str(self.cfg.init_from), self.cfg.tracking.get("uri"))
+        return options, FeaturePipeline.load(earlier / "pipeline")
 
     def open_folder(self, data: Prepared) -> tuple[Path, Checkpoint | None]:
         """Choose the output folder, and the checkpoint to continue from if there is one."""
@@ -234,6 +270,8 @@ class TrainingRun(TrackedRun):
             result["bayes"] = dict(data.bayes)
         if gate is not None:
             result["gate"] = gate
+        if recommender.lookup.vocabularies is not None:
+            result["vocabularies"] = recommender.lookup.vocabularies.report()
         if plan:
             result |= {"plan": plan, "processes": self.ranks.world_size}
             trainer.recommender = self.whole_recommender(data, trainer)
@@ -375,6 +413,9 @@ class TrainingRun(TrackedRun):
         if "gate" in result:
             more = {f"gate/{key}": result["gate"][key] for key in GATE_METRICS}
             self.console.note(gate_line(result["gate"]))
+        for name, facts in result.get("vocabularies", {}).items():
+            more |= {f"vocabulary/{name}/{key}": float(value) for key, value in facts.items()}
+            self.console.note(vocabulary_line(name, facts))
         more |= {f"experts/{key}": value for key, value in result.get("experts", {}).items()}
         more |= {f"tasks/{key}": value for key, value in result.get("tasks_agree", {}).items()}
         recommender = trainer.recommender.cpu()
@@ -423,6 +464,19 @@ def gate_line(gate: dict[str, Any]) -> str:
         f"rows kept {gate['kept_rows']:,} of {gate['seen_rows']:,} that training reads "
         f"({gate['kept_share']:.1%}; the table has {gate['rows']:,}); saved table "
         f"{size(gate['table_bytes'])} instead of {size(gate['full_table_bytes'])}"
+    )
+
+
+def vocabulary_line(name: str, facts: Mapping[str, int]) -> str:
+    """How many ids of a dynamic column have rows.
+
+    Example:
+        >>> vocabulary_line("user_id", {"rows": 1200, "capacity": 1500, "evicted": 3})
+        'user_id: 1,200 of 1,500 rows belong to ids, 3 rows changed hands'
+    """
+    return (
+        f"{name}: {facts['rows']:,} of {facts['capacity']:,} rows belong to ids, "
+        f"{facts['evicted']:,} rows changed hands"
     )
 
 

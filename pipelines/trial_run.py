@@ -21,6 +21,8 @@ from pipelines.training_run import TrainingRun
 from recsys import config
 from recsys.data.column_view import select_columns, view_bytes
 from recsys.data.prepare import Prepared, prepare
+from recsys.embedding.dynamic_columns import encode_dynamic
+from recsys.embedding.lookup import EmbeddingOptions
 from recsys.errors import ConfigError
 from recsys.metrics.task_report import Report
 from recsys.models.recommender import Recommender
@@ -54,23 +56,26 @@ class TrialData:
     def of(self, cfg: DictConfig, family: str) -> Prepared:
         """The training and validation rows that a configuration asks for."""
         node = config.plain(cfg.data)
+        embedding = config.build_options(EmbeddingOptions, cfg.embedding, "embedding")
         names = node.get("features")
         chosen = isinstance(names, list)
-        whole = self._prepared({**node, "features": None} if chosen else node, family)
+        whole = self._prepared({**node, "features": None} if chosen else node, family, embedding)
         if not chosen:
             return whole
         if view_bytes(whole, names) > VIEW_BYTES:
-            return self._prepared(node, family)
+            return self._prepared(node, family, embedding)
         key = f"{whole.digest} {sorted(names)}"
         if key not in self._views:
             _keep(self._views, key, select_columns(whole, names))
         self._views.move_to_end(key)
         return self._views[key]
 
-    def _prepared(self, node: dict[str, Any], family: str) -> Prepared:
-        key = json.dumps(node, sort_keys=True, default=str)
+    def _prepared(self, node: dict[str, Any], family: str, embedding: EmbeddingOptions) -> Prepared:
+        dynamic = embedding.dynamic if embedding.is_dynamic else None
+        key = json.dumps([node, dynamic], sort_keys=True, default=str)
         if key not in self._whole:
             raw, options = config.build_dataset(OmegaConf.create(node), family)
+            options = encode_dynamic(raw.schema, options, embedding)
             found = prepare(raw, options, OUTPUTS / "prepared", self._console.preparing)
             _keep(self._whole, key, without_test(found))
         self._whole.move_to_end(key)

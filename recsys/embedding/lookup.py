@@ -16,53 +16,14 @@ from torch import Tensor, nn
 from recsys.data.batch import Batch, Ragged
 from recsys.data.schema import NUM_RESERVED, Field, Kind, Schema
 from recsys.embedding.compact_storage import CompactTables
+from recsys.embedding.dynamic_vocabulary import DynamicVocabularies
 from recsys.embedding.embedded import Embedded, History
-from recsys.embedding.layout import Layout, PrunedLayout, lookups_by_size, table_specs
+from recsys.embedding.layout import Layout, PrunedLayout
+from recsys.embedding.options import EmbeddingOptions as EmbeddingOptions
 from recsys.embedding.row_gates import RowGates
 from recsys.embedding.sharded_storage import ShardedStorage, Sharding
-from recsys.embedding.sharding import check_sharding
 from recsys.embedding.storage import DenseStorage, Storage
-from recsys.errors import ConfigError, SchemaError, did_you_mean
-
-NUMERICS = ("vector", "dense")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingOptions:
-    """What `configs/embedding/*.yaml` holds."""
-
-    layout: str = "full"
-    """One of `recsys.embedding.layout.LAYOUTS`."""
-    dim: int = 16
-    """Width of a vector; under `unified`, of one lookup."""
-    ratio: float = 1.0
-    """Bytes of the tables as a share of the full layout's at the same `dim`."""
-    lookups: int | dict[str, int] = 1
-    """Unified: lookups per field, or the most that the largest vocabulary gets."""
-    numeric: str = "vector"
-    """Numbers become `vector` (x times a learned vector, a slot of its own) or stay `dense`."""
-    init_std: float = 0.01
-    """Deviation of the normal initialisation."""
-    sharding: str | dict[str, str] = "none"
-    """How tables are split over processes, one of `recsys.embedding.sharding.SHARDINGS`, or
-    table -> kind, where the planner chooses for tables that are not named."""
-
-    def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ConfigError(f"embedding.dim={self.dim}; it must be at least 1.")
-        if self.numeric not in NUMERICS:
-            raise ConfigError(
-                f'embedding.numeric="{self.numeric}" does not exist.'
-                f"{did_you_mean(self.numeric, NUMERICS)}"
-            )
-        check_sharding(self.sharding)
-
-    def build_layout(self, schema: Schema) -> Layout:
-        """Choose the rows of every table."""
-        lookups = self.lookups
-        if isinstance(lookups, int):
-            lookups = lookups_by_size(schema, lookups) if lookups > 1 else {}
-        return Layout.build(self.layout, table_specs(schema, dict(lookups)), self.ratio)
+from recsys.errors import ConfigError, SchemaError
 
 
 @dataclass(frozen=True)
@@ -155,6 +116,7 @@ class EmbeddingLookup(nn.Module):
         self.linear = linear
         self.second = second
         self.layout = options.build_layout(schema)
+        self.vocabularies = DynamicVocabularies.of(schema, options) if options.is_dynamic else None
         if kept:
             self.layout = PrunedLayout(self.layout, kept)
         width = self.embed_dim * (1 + int(second)) + int(linear)
@@ -178,7 +140,7 @@ class EmbeddingLookup(nn.Module):
         self.register_buffer(
             "_order", None if in_order else torch.tensor(self.plan.order), persistent=False
         )
-        sizes = [field.size or 0 for field in schema.coded]
+        sizes = [field.size or 0 for field in options.sized(schema).coded]
         self._sizes: Tensor
         self.register_buffer("_sizes", torch.tensor(sizes), persistent=False)
 
@@ -190,6 +152,8 @@ class EmbeddingLookup(nn.Module):
             return     Embedded with fields [B, F, D], dense [B, N], linear [B, F] or None
         """
         num_rows = len(batch)
+        if self.vocabularies is not None:
+            batch = self.vocabularies(batch)
         self._check_codes(batch.ids)
         rows = self.layout.rows(batch.ids, self.plan.coded) if self.plan.coded else batch.ids.long()
         sequences = []
@@ -233,6 +197,35 @@ class EmbeddingLookup(nn.Module):
         if self.plan.sequences:
             self._add_histories(embedded, pieces, batch)
         return embedded
+
+    @torch.no_grad()
+    def admit(self, batch: Batch) -> Tensor | None:
+        """Before a training step on a batch: give rows to the ids that are due one.
+
+        Returns:
+            Storage rows that were drawn anew, for optimisers to forget what they knew of them; None
+            where vocabularies are fitted.
+        """
+        if self.vocabularies is None:
+            return None
+        weights, born = self.storage.table(), []
+        for name, fresh, vectors in self.vocabularies.admit(batch, self.storage.width):
+            rows = (fresh + self.layout.range_of(name).start + (NUM_RESERVED - 1)).to(
+                weights.device
+            )
+            weights[rows] = vectors.to(weights)
+            born.append(rows)
+        return torch.cat(born)
+
+    @torch.no_grad()
+    def take_vocabularies(self, other: EmbeddingLookup) -> None:
+        """Copy the ids, and what rows they have, of a lookup that is built alike."""
+        if self.vocabularies is None or other.vocabularies is None:
+            return
+        theirs = other.vocabularies.tables_state()
+        for name, tensor in self.vocabularies.tables_state().items():
+            tensor.copy_(theirs[name])
+        self.vocabularies.rebuild()
 
     def _read_tables(self) -> tuple[list[str], list[str], list[str]]:
         """Tables of the storage that columns, pooled lists and sequences read, lookup by lookup."""
@@ -370,6 +363,8 @@ class EmbeddingLookup(nn.Module):
         ):
             for key, value in tensors.items():
                 state[f"{table.name}.{key}"] = value[start : start + span]
+        if self.vocabularies is not None:
+            state |= self.vocabularies.tables_state()
         if isinstance(self.layout, PrunedLayout):
             state |= {f"{name}.kept": mask for name, mask in self.layout.kept().items()}
         return state
@@ -397,6 +392,8 @@ class EmbeddingLookup(nn.Module):
                     f"{list(tensor.shape)} here"
                 )
             tensor.copy_(state[name])
+        if self.vocabularies is not None:
+            self.vocabularies.rebuild()
 
     def _without_padding(self, whole: Tensor, name: str) -> Tensor:
         """A table as its own rows: those of all fields are saved with the padding's before them."""
@@ -434,6 +431,8 @@ class EmbeddingLookup(nn.Module):
         serving = weights
         if isinstance(self.layout, PrunedLayout):
             serving += self.layout.row_of.numel() * self.layout.row_of.element_size()
+        if self.vocabularies is not None:
+            serving += self.vocabularies.num_bytes
         return {
             "weights": weights,
             "optimizer": fused + int(weights * optimizer_floats),

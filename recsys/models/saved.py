@@ -30,6 +30,7 @@ from recsys.data.atomic import atomic_folder
 from recsys.data.encode import EncodedTable, FeaturePipeline, Raw, arrow_table
 from recsys.embedding.compact_rows import FORMATS, check_format
 from recsys.embedding.compact_storage import CompactStorage, CompactTables
+from recsys.embedding.dynamic_vocabulary import STATE as VOCABULARY
 from recsys.embedding.layout import PrunedLayout
 from recsys.embedding.lookup import EmbeddingOptions
 from recsys.embedding.storage import DenseStorage
@@ -192,6 +193,7 @@ class SavedModel:
         made.model.load_state_dict(whole.model.state_dict())
         with torch.no_grad():
             made.lookup.numeric.copy_(whole.lookup.numeric)
+        made.lookup.take_vocabularies(whole.lookup)
         storage = made.lookup.storage
         assert isinstance(storage, CompactStorage)
         storage.fill(whole.lookup.storage.table())
@@ -247,7 +249,7 @@ class SavedModel:
         card = {
             **FORMAT,
             "model": dataclasses.asdict(self.spec),
-            "embedding": None if options is None else dataclasses.asdict(options),
+            "embedding": None if options is None else options.card(),
             "facts": self.facts,
         }
         if self.tables != FULL:
@@ -350,10 +352,11 @@ def _build(
 def weights_of(recommender: Recommender) -> dict[str, torch.Tensor]:
     """What prediction needs, without the state of optimisers."""
     read = (".weight", ".kept", *(f".{name}" for name in FORMATS))
+    ids = f".{VOCABULARY}."
     return {
         name: tensor.detach().cpu().clone()
         for name, tensor in recommender.tensors().items()
-        if not name.startswith("tables.") or name.endswith(read)
+        if not name.startswith("tables.") or name.endswith(read) or ids in name
     }
 
 

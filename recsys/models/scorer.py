@@ -144,6 +144,8 @@ def export_scorer(saved: SavedModel, folder: Path) -> Path:
         ConfigError: the model is made of trees, or cannot be exported, and why.
     """
     scorer = Scorer(saved.recommender).eval()
+    if saved.recommender.lookup.vocabularies is not None:
+        saved.recommender.lookup.vocabularies.freeze()
     example = _example(saved)
     rows = torch.export.Dim("rows", min=1)
     together = {f"{name}.values": 0 for name in saved.joined_histories}

@@ -184,6 +184,11 @@ class Ingredient:
                 f"{name} was trained with gate=optfs: its tables have only the rows that its own "
                 "gates left. Train without a gate."
             )
+        if card["embedding"].get("vocabulary", "fitted") != "fitted":
+            raise ConfigError(
+                f"{name} was trained with embedding.vocabulary=dynamic: its rows belong to the ids "
+                "that its own training gave them to. Train with a fitted vocabulary."
+            )
         pipeline = FeaturePipeline.load(folder / "pipeline")
         return cls(
             name, folder, spec, card["embedding"], card["facts"], pipeline, pipeline.digest()

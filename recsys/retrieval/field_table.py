@@ -19,7 +19,9 @@ import torch
 from safetensors import safe_open
 
 from recsys.data.encode import FeaturePipeline
-from recsys.data.schema import NUM_RESERVED
+from recsys.data.hashing import whole_numbers_of
+from recsys.data.schema import NUM_RESERVED, Encoding
+from recsys.embedding.dynamic_vocabulary import STATE as VOCABULARY
 from recsys.embedding.layout import Layout, PrunedLayout
 from recsys.embedding.lookup import EmbeddingOptions, table_of
 from recsys.errors import CheckpointError, ConfigError, did_you_mean
@@ -65,13 +67,20 @@ class FieldVectors:
         self.name = field
         pipeline = FeaturePipeline.load(folder / "pipeline")
         self._table = self._table_of(pipeline, field)
-        self.ids: pa.Array = pipeline.tokens(field)[NUM_RESERVED:]
-        counts = pipeline.vocabularies[self._table].counts
-        self.popularity: np.ndarray | None = counts.to_numpy().astype(np.int64)
+        file = folder / WEIGHTS
+        self.ids: pa.Array
+        self.popularity: np.ndarray | None
+        if self._table in pipeline.vocabularies:
+            self.ids = pipeline.tokens(field)[NUM_RESERVED:]
+            counts = pipeline.vocabularies[self._table].counts
+            self.popularity = counts.to_numpy().astype(np.int64)
+        else:
+            self.ids, self.popularity = _dynamic_ids(file, self._table)
+            if pipeline.schema[field].dtype == "string":
+                self.ids = self.ids.cast(pa.string())
         labels = len(pipeline.schema.labels) if spec.separate_tables else 1
         self._width = int(card["embedding"]["dim"]) * labels
         layout = EmbeddingOptions(**card["embedding"]).build_layout(pipeline.schema)
-        file = folder / WEIGHTS
         kept = _kept(file)
         self._layout: Layout = PrunedLayout(layout, kept) if kept else layout
         self._lookups = layout.table(self._table).lookups
@@ -85,7 +94,11 @@ class FieldVectors:
 
     @staticmethod
     def _table_of(pipeline: FeaturePipeline, field: str) -> str:
-        with_ids = [one.name for one in pipeline.schema if table_of(one) in pipeline.vocabularies]
+        with_ids = [
+            one.name
+            for one in pipeline.schema
+            if table_of(one) in pipeline.vocabularies or one.encoding is Encoding.DYNAMIC
+        ]
         if field not in with_ids:
             raise ConfigError(
                 f"field={field}: no field of that name has vectors under external ids (those of "
@@ -115,6 +128,32 @@ class FieldVectors:
             yield block
             if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
                 mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _dynamic_ids(file: Path, table: str) -> tuple[pa.Array, np.ndarray]:
+    """Whole numbers that have rows, in the order of the rows, and how often training read them.
+
+    Raises:
+        ConfigError: some ids are texts, of which the model knows only hashes.
+    """
+    try:
+        with safe_open(file, "pt") as tensors:
+            ids, counts, progress = (
+                tensors.get_tensor(f"tables.{table}.{VOCABULARY}.{name}")
+                for name in ("ids", "counts", "progress")
+            )
+    except Exception as error:
+        raise no_model(file.parent, error) from error
+    rows = slice(0, int(progress[1]))
+    numbers = whole_numbers_of(ids[rows].numpy())
+    texts = int((numbers < 0).sum())
+    if texts:
+        raise ConfigError(
+            f"field={table}: {texts:,} of its {len(numbers):,} ids are texts, of which a dynamic "
+            "vocabulary keeps hashes alone. Number the values (whole numbers of up to 18 digits "
+            "are kept as they are), or train with embedding.vocabulary=fitted."
+        )
+    return pa.array(numbers), counts[rows].numpy()
 
 
 def _kept(file: Path) -> Mapping[str, torch.Tensor]:

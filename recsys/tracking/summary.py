@@ -51,7 +51,10 @@ def model_table(
     name: str, lookup: EmbeddingLookup, parameters: Mapping[str, int], memory: Mapping[str, int]
 ) -> Table:
     """Where the parameters lie and what they cost."""
-    codes = sum(field.size or 0 for field in lookup.schema if field.shares is None)
+    coded = {table.name: table.size for table in lookup.layout.tables}
+    codes = sum(
+        coded.get(field.name, field.size or 0) for field in lookup.schema if field.shares is None
+    )
     table_rows = lookup.layout.num_rows
     fewer = f" ({codes / table_rows:.0f}x fewer)" if codes >= 2 * table_rows else ""
     rows = [

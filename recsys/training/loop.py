@@ -106,6 +106,9 @@ class Trainer:
             The batch's mean loss before the update, and the gradient's norm before clipping.
         """
         self.optimizers.zero_grad()
+        born = self.lookup.admit(batch)
+        if born is not None:
+            self.optimizers.forget_rows(born)
         self._task_losses = torch.zeros_like(batch.label[:1].sum(dim=0))
         mass = self.ranks.sum(label_mass(batch.label, batch.weight)).clamp(min=1e-12)
         loss = torch.zeros((), device=self.device)

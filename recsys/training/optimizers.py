@@ -240,6 +240,17 @@ class Optimizers:
                 group["lr"] = self.options.table_lr * scale * self._sparse_scale
         self.storage.set_learning_rate(self.options.table_lr * scale)
 
+    @torch.no_grad()
+    def forget_rows(self, rows: Tensor) -> None:
+        """Begin anew with rows [n] of the table: their state is as before their first step. (Steps
+        that an Adam has counted, which are no row's own, stay counted.)"""
+        states = list(self.storage.optimizer_state().values())
+        for optimizer in (self.dense, self.sparse):
+            if optimizer is not None and self.table is not None and rows.numel():
+                states += [s for s in optimizer.state.get(self.table, {}).values() if s.ndim]
+        for state in states:
+            state.index_fill_(0, rows, 0.0)
+
     @property
     def lr(self) -> float:
         """The current learning rate of the part outside the tables."""
