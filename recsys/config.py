@@ -87,7 +87,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     groups = [text for text, override in parsed if (CONFIGS / override.key_or_group).is_dir()]
     values = [(text, o) for text, o in parsed if text not in groups]
     chosen = {override.key_or_group for _, override in parsed}
-    if config_name == "train" and "trainer" not in chosen:
+    if config_name in ("train", "tune") and "trainer" not in chosen:
         groups += [f"trainer={TRAINERS[family]}" for family in TRAINERS if family in chosen]
     if config_name == "tune" and "search" not in chosen:
         models = [str(o.value()) for _, o in parsed if o.key_or_group in FAMILIES]
@@ -424,9 +424,17 @@ def _describe(hint: Any) -> str:
 NOT_IDENTITY = ("output_dir", "result_file", "console", "tracking", "importance_rows")
 NOT_TRAINING = ("resume", "threads", "log_every", "prefetch", "keep_last", "checkpoint_every")
 
-NOT_DATA = ("rebuild", "engine", "ray_address")
+NOT_DATA = ("rebuild", "store", "engine", "ray_address")
 DYNAMIC = ("vocabulary", "dynamic", "capacity", "min_count", "evict")
 """Keys of `embedding` that a fitted vocabulary does not read."""
+
+
+def drop_unread(values: dict[str, Any]) -> None:
+    """Take out of a plain configuration what a fitted vocabulary does not read."""
+    embedding = values.get("embedding") or {}
+    if embedding.get("vocabulary") == "fitted":
+        for key in DYNAMIC:
+            embedding.pop(key, None)
 
 
 def identity(cfg: DictConfig) -> str:
@@ -442,7 +450,5 @@ def identity(cfg: DictConfig) -> str:
         values.get("data", {}).pop(key, None)
     # Where tables lie changes no number; a run continues on other machines.
     (values.get("embedding") or {}).pop("sharding", None)
-    if (values.get("embedding") or {}).get("vocabulary") == "fitted":  # as before it was a choice
-        for key in DYNAMIC:
-            values["embedding"].pop(key, None)
+    drop_unread(values)  # as before they could be chosen
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.data.remote import Place
 from recsys.errors import SchemaError
 
 INDEX_BYTES = 4
@@ -64,22 +65,31 @@ class Part(Protocol):
 class ParquetPart:
     """One Parquet file. Strings are read dictionary-encoded: work is per distinct value."""
 
-    def __init__(self, file: Path, origin: Path | None = None) -> None:
+    def __init__(self, file: Path | Place, origin: Path | None = None) -> None:
         self.file = file
         self.origin = origin or file
-        self.name = str(self.origin)
+        self.name = file.address if isinstance(file, Place) else str(self.origin)
         try:
-            self.metadata = pq.read_metadata(file)
+            self.metadata = pq.read_metadata(*self._where())
             self.schema = self.metadata.schema.to_arrow_schema()
         except (OSError, pa.ArrowException) as error:
             raise SchemaError(
-                f"{file} cannot be read as Parquet: it is truncated or of another format "
+                f"{self.name} cannot be read as Parquet: it is truncated or of another format "
                 f"({error}). Write it again, or remove it from data.path."
             ) from error
         self.num_rows = self.metadata.num_rows
         self._local = threading.local()
 
+    def _where(self) -> tuple[Any, ...]:
+        """The file, as pyarrow's functions take it at their front."""
+        if isinstance(self.file, Place):
+            return (self.file.filesystem.open_input_file(self.file.path),)
+        return (self.file,)
+
     def stamp(self) -> list[Any]:
+        if isinstance(self.origin, Place):
+            info = self.origin.info()
+            return [self.origin.name, info.size, info.mtime_ns, self.num_rows]
         stat = self.origin.stat()
         return [Path(self.name).name, stat.st_size, stat.st_mtime_ns, self.num_rows]
 
@@ -103,8 +113,9 @@ class ParquetPart:
         # A ParquetFile is not made for concurrent reads, so each thread holds its own.
         if not hasattr(self._local, "reader"):
             self._local.reader = pq.ParquetFile(
-                self.file, metadata=self.metadata, read_dictionary=self._dictionaries()
-            )
+                *self._where(), metadata=self.metadata, read_dictionary=self._dictionaries(),
+                pre_buffer=isinstance(self.file, Place),
+            )  # fmt: skip
         return self._local.reader
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,7 +151,7 @@ class ParquetPart:
 
     def _column_reader(self, groups: list[int]) -> Callable[[str], pa.Array]:
         def column(name: str) -> pa.Array:
-            with _reading(self.file):
+            with _reading(self.name):
                 reader = self._reader()
                 table = reader.read_row_groups(groups, columns=[name], use_threads=False)
             return one_array(table.column(name))
@@ -148,10 +159,10 @@ class ParquetPart:
         return column
 
     def _pieces(self, group: int, columns: Sequence[str], rows: int) -> Pieces:
-        with _reading(self.file):
+        with _reading(self.name):
             batches = self._reader().iter_batches(rows, [group], list(columns), use_threads=True)
         while True:
-            with _reading(self.file):
+            with _reading(self.name):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -190,7 +201,7 @@ class ArrowPart:
     ) -> Pieces:
         del columns  # pages of columns that are not touched are never read
         with (
-            _reading(self.file),
+            _reading(self.name),
             pa.memory_map(str(self.file)) as handle,
             pa.ipc.open_file(handle) as reader,
         ):
@@ -241,8 +252,8 @@ class TablePart:
 class _reading:  # noqa: N801 - reads as a verb at the call
     """Turn a failure in the middle of a file into an error that names the file."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def __enter__(self) -> None:
         return None
@@ -250,7 +261,7 @@ class _reading:  # noqa: N801 - reads as a verb at the call
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, (OSError, pa.ArrowException)):
             raise SchemaError(
-                f"{self.file} is corrupted ({error}). Write it again, or remove it from data.path."
+                f"{self.name} is corrupted ({error}). Write it again, or remove it from data.path."
             ) from error
 
 

@@ -157,9 +157,16 @@ class Loader:
         for step in range(first_step, len(self)):
             start = step * self.batch_size
             size = min(self.batch_size, num_rows - start)
-            stop = start + size * (self.rank + 1) // self.world_size
-            start += size * self.rank // self.world_size
-            rows = np.arange(start, stop) if order is None else order.rows(start, stop)
+            mine = slice(
+                size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size
+            )
+            if order is None:
+                rows = np.arange(start + mine.start, start + mine.stop)
+            elif self.world_size > 1 and self.store.regional:
+                # The same batch, shared out by position: each process reads its region alone.
+                rows = np.sort(order.rows(start, start + size))[mine]
+            else:
+                rows = order.rows(start + mine.start, start + mine.stop)
             yield self.store.gather(rows)
 
 

@@ -43,6 +43,7 @@ class DataOptions:
         test_fraction: Share of test rows.
         split_seed: Seed of a random split.
         rebuild: Prepare again even when a prepared copy is there.
+        store: Folder or address where prepared data are looked for and put, for all machines.
         engine: Who prepares: `local`, this process, or `ray`, a cluster; the bytes are the same.
         ray_address: `local`, `host:port`, or `auto`: as `RAY_ADDRESS` says, or the cluster that
             this machine belongs to, or else `local`.
@@ -65,6 +66,7 @@ class DataOptions:
     test_fraction: float = 0.1
     split_seed: int = 0
     rebuild: bool = False
+    store: str | None = None
     engine: str = "local"
     ray_address: str = "auto"
 

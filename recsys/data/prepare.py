@@ -18,7 +18,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,16 @@ from typing import Any
 
 from recsys.data.atomic import move_into_place, sync_tree
 from recsys.data.encode import FeaturePipeline
+from recsys.data.far_store import FarStore
 from recsys.data.infer import check_types, describe
 from recsys.data.local_engine import run_locally
 from recsys.data.options import DataOptions, apply_options
 from recsys.data.passes import Engine, Progress, Work, inputs_of
 from recsys.data.raw import RawDataset
 from recsys.data.ray_engine import run_on_ray
+from recsys.data.remote import Place, is_address
 from recsys.data.schema import Schema
+from recsys.data.shared import fetch_description, is_published, publish
 from recsys.data.store import Store
 from recsys.errors import SchemaError
 
@@ -103,9 +106,19 @@ def prepare(
     for source in raw.files.values():
         check_types(schema, source)
     digest = fingerprint(raw, schema, options, pipeline)
-    folder = Path(cache_dir) / f"{raw.name}-{digest}"
+    name = f"{raw.name}-{digest}"
+    place = None
+    if is_address(options.store):
+        place = Place.of(str(options.store)) / name
+    elif options.store is not None:
+        cache_dir = Path(options.store)
+    folder = Path(cache_dir) / name
     with _only_one(folder):
-        if options.rebuild or not (folder / "prepared.json").exists():
+        here = not options.rebuild and (folder / "prepared.json").exists()
+        published = place is not None and not options.rebuild and is_published(place)
+        if place is not None and published and not here:
+            return open_far(place, folder.with_name(f"{name}-far"))
+        if not here:
             partial = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
             partial.mkdir()
@@ -116,7 +129,11 @@ def prepare(
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-        return open_prepared(folder)
+        if place is None:
+            return open_prepared(folder)
+        if not published:
+            publish(folder, place)
+        return _regional(open_prepared(folder))
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -126,13 +143,31 @@ def open_prepared(folder: Path) -> Prepared:
         SchemaError: The folder is absent, incomplete or damaged.
     """
     folder = Path(folder)
+    return _open(folder, lambda split: Store.open(folder / split))
+
+
+def open_far(place: Place, folder: Path) -> Prepared:
+    """Open published data: rows come when they are asked for.
+
+    Args:
+        place: Folder behind an address, where `publish` put them.
+        folder: Local one, for what is fetched.
+
+    Raises:
+        SchemaError: the address cannot be reached, or what it holds is damaged.
+    """
+    fetch_description(place, folder)
+    return _regional(_open(folder, lambda split: FarStore.open_far(place / split, folder / split)))
+
+
+def _open(folder: Path, store: Callable[[str], Store]) -> Prepared:
     try:
         meta = json.loads((folder / "prepared.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise SchemaError(
             f"{folder} holds no prepared data ({error}). Prepare it again with data.rebuild=true."
         ) from error
-    stores = {name: Store.open(folder / name) for name in meta["splits"]}
+    stores = {name: store(name) for name in meta["splits"]}
     return Prepared(
         name=meta["name"],
         train=stores["train"],
@@ -145,6 +180,13 @@ def open_prepared(folder: Path) -> Prepared:
         bayes=meta["bayes"],
         summary=tuple(meta["summary"]),
     )
+
+
+def _regional(prepared: Prepared) -> Prepared:
+    """On every machine alike, whether its rows are here or far: they share batches out alike."""
+    for store in prepared.stores.values():
+        store.regional = True
+    return prepared
 
 
 def fingerprint(

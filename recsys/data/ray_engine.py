@@ -51,6 +51,8 @@ TASKS_PER_CPU = 4
 RETRIES = 3
 """How often a span is done again after its worker died."""
 MARKER = ".seen-by-every-machine"
+TASKS = "tasks"
+"""Folder of what tasks write, those that were killed included; gone at the end."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ def run_on_ray(work: Work, progress: Progress, address: str = "auto") -> tuple[F
     """
     with cluster(address) as ray:
         check_seen(ray, work.folder)
-        return _Run(ray, work, progress).run()
+        (work.folder / TASKS).mkdir()
+        found = _Run(ray, work, progress).run()
+        shutil.rmtree(work.folder / TASKS)
+        return found
 
 
 def _ray() -> Any:
@@ -180,7 +185,7 @@ def _look(marker: str) -> str | None:
 def read_span(work: Work, task: Task) -> tuple[Learnt, Spooled]:
     """The first pass over one span."""
     fitter = work.fitter()
-    spool = Spool(work.folder / f"spool-{uuid.uuid4().hex}")
+    spool = Spool(work.folder / TASKS / f"spool-{uuid.uuid4().hex}")
     splits = first_pass(fitter, work.inputs[task.position], spool, task.span, threads=1)
     spool.close()
     return fitter.learnt(), Spooled(spool, splits)
@@ -203,7 +208,7 @@ def write_span(
     """
     one, splits = work.inputs[task.position], spooled.splits
     own = finish.of_other(codes)
-    folder = work.folder / f"shard-{uuid.uuid4().hex}"
+    folder = work.folder / TASKS / f"shard-{uuid.uuid4().hex}"
     folder.mkdir()
     schema = finish.pipeline.schema
     with writers_for(work, one, splits_of(one, splits), schema, folder) as writers:

@@ -33,6 +33,7 @@ from recsys.data.formats import (
     plain,
     plain_type,
 )
+from recsys.data.remote import Place, expand, is_address
 from recsys.errors import SchemaError, did_you_mean
 
 CHUNK_ROWS = 524_288
@@ -122,7 +123,8 @@ class Source:
 
         Args:
             path: `.parquet`, `.csv`/`.tsv` (also `.gz`), `.arrow`/`.feather`/`.ipc`. A folder means
-                every such file directly in it or below, in name order.
+                every such file directly in it or below, in name order. An address such as
+                `s3://bucket/clicks` is read where it is, and holds Parquet.
             names: Column names of a CSV without a header line.
             types: Types of CSV columns that must not be inferred.
             separator: CSV separator; by default tab for `.tsv` and comma otherwise.
@@ -136,7 +138,9 @@ class Source:
         parts: list[Part] = []
         keep: list[Any] = []
         for file in _expand(path):
-            if has_suffix(file, tuple(SEPARATORS)):
+            if isinstance(file, Place):
+                parts.append(ParquetPart(file))
+            elif has_suffix(file, tuple(SEPARATORS)):
                 parquet, folder = convert_csv(
                     file,
                     names=names,
@@ -267,8 +271,10 @@ class Source:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _expand(path: str | Path | Sequence[str | Path]) -> list[Path]:
+def _expand(path: str | Path | Sequence[str | Path]) -> list[Path | Place]:
     """Files behind a file, a folder, a glob or a list of them, in name order."""
+    if isinstance(path, str) and is_address(path):
+        return [*expand(path, PARQUET_SUFFIXES)]
     if not isinstance(path, (str, Path)):
         return [file for one in path for file in _expand(one)]
     readable = (*PARQUET_SUFFIXES, *ARROW_SUFFIXES, *SEPARATORS)
@@ -297,7 +303,7 @@ def _expand(path: str | Path | Sequence[str | Path]) -> list[Path]:
                 f"{file} is of a format that is not read; allowed endings: {', '.join(readable)} "
                 "(CSV also .gz). Rename or convert it."
             )
-    return files
+    return [*files]
 
 
 def _same_columns(parts: Sequence[Part]) -> dict[str, pa.DataType]:

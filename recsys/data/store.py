@@ -47,18 +47,50 @@ class Store:
         self.split: str = meta["split"]
         self.files: tuple[tuple[str, int], ...] = tuple((n, r) for n, r in meta["files"])
         """Name and row count of each source file, in reading order."""
-        self.ids = arrays["ids"]
-        self.dense = arrays["dense"]
-        self.label = arrays["label"]
-        self.weight = arrays.get("weight")
-        self.group = arrays.get("group")
-        self.row = arrays.get("row")
-        self.ragged = {
-            field.name: (arrays[f"ragged_{i}_values"], arrays[f"ragged_{i}_offsets"])
+        self.regional = False
+        """Whether a process should keep to a region of the rows: they come over a network."""
+        self._meta = meta
+        self._arrays = arrays
+        self._tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def array(self, name: str) -> np.ndarray:
+        """All of an array of `meta.json`."""
+        return self._arrays[name]
+
+    def _optional(self, name: str) -> np.ndarray | None:
+        return self.array(name) if name in self._arrays else None
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.array("ids")
+
+    @property
+    def dense(self) -> np.ndarray:
+        return self.array("dense")
+
+    @property
+    def label(self) -> np.ndarray:
+        return self.array("label")
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        return self._optional("weight")
+
+    @property
+    def group(self) -> np.ndarray | None:
+        return self._optional("group")
+
+    @property
+    def row(self) -> np.ndarray | None:
+        return self._optional("row")
+
+    @property
+    def ragged(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Values and offsets, by field."""
+        return {
+            field.name: (self.array(f"ragged_{i}_values"), self.array(f"ragged_{i}_offsets"))
             for i, field in enumerate(self.schema.ragged)
         }
-        self._meta = meta
-        self._tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -68,26 +100,16 @@ class Store:
             SchemaError: The folder is no store, is incomplete, or a file has the wrong size.
         """
         path = Path(path)
-        try:
-            meta = json.loads((path / META).read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise SchemaError(
-                f"{path} holds no complete store ({error}). Prepare the data again with "
-                "data.rebuild=true."
-            ) from error
-        if meta.get("format") != "recsys-store" or meta.get("version") != VERSION:
-            raise SchemaError(
-                f"{path} holds a store of version {meta.get('version')}; this program reads "
-                f"version {VERSION}. Prepare the data again with data.rebuild=true."
-            )
-        arrays = {name: _map(path, one) for name, one in meta["arrays"].items()}
+        meta = read_meta(path / META)
+        arrays = {name: map_array(path, one) for name, one in meta["arrays"].items()}
         return cls(path, meta, arrays)
 
     def __len__(self) -> int:
         return self.num_rows
 
     def __repr__(self) -> str:
-        fields = f"{self.ids.shape[1]} coded, {self.dense.shape[1]} dense, {len(self.ragged)} lists"
+        coded, dense, ragged = (self.schema.coded, self.schema.dense, self.schema.ragged)
+        fields = f"{len(coded)} coded, {len(dense)} dense, {len(ragged)} lists"
         return f"Store({self.split}, {self.num_rows:,} rows, {fields})"
 
     def gather(self, rows: np.ndarray | Tensor) -> Batch:
@@ -274,7 +296,7 @@ class StoreWriter:
         """Write all rows of a store that was written with the same schema."""
         before = {name: file.length for name, file in self._files.items()}
         for name, file in self._files.items():
-            array = store._tensors[name].numpy()
+            array = store.array(name)
             if name.endswith("_offsets"):  # the first of them is the end of the rows before
                 array = array[1:] + before[name.removesuffix("offsets") + "values"]
             file.write(array)
@@ -373,7 +395,28 @@ class _RawFile:
         self._handle.close()
 
 
-def _map(path: Path, one: dict[str, Any]) -> np.ndarray:
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a store says of itself.
+
+    Raises:
+        SchemaError: it is not there, or of a version that is not read.
+    """
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise SchemaError(
+            f"{path.parent} holds no complete store ({error}). Prepare the data again with "
+            "data.rebuild=true."
+        ) from error
+    if meta.get("format") != "recsys-store" or meta.get("version") != VERSION:
+        raise SchemaError(
+            f"{path.parent} holds a store of version {meta.get('version')}; this program reads "
+            f"version {VERSION}. Prepare the data again with data.rebuild=true."
+        )
+    return meta
+
+
+def map_array(path: Path, one: dict[str, Any]) -> np.ndarray:
     """Memory-map one array after checking that its file has the size it should have."""
     file, dtype, shape = path / one["file"], np.dtype(one["dtype"]), tuple(one["shape"])
     wanted = int(np.prod(shape)) * dtype.itemsize

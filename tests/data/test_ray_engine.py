@@ -76,13 +76,15 @@ def test_the_bytes_are_those_of_the_local_engine(
 def test_given_files_and_a_schema_of_every_kind(
     two_workers: object, small_chunks: None, tmp_path: Path
 ) -> None:
-    """Files for each split, a hashed and a dynamic column, three labels with gaps."""
+    """Files for each split, a hashed and a dynamic column, two labels with gaps."""
     frame = FRAME.with_columns(
-        buy=pl.when(pl.col("click") == 1).then(pl.col("ts") % 2), shop=pl.col("user") % 70
+        buy=pl.when(pl.col("click") == 1).then(pl.col("ts") % 2),
+        shop=pl.col("user") % 70,
+        heavy=pl.col("age") + 1,
     )
     files = {name: write(tmp_path / name, frame[at : at + 1000])
              for name, at in (("train", 0), ("val", 1000), ("test", 2000))}  # fmt: skip
-    schema = infer_schema(files["train"], ["click", "buy"], weight="price", timestamp="ts")
+    schema = infer_schema(files["train"], ["click", "buy"], weight="heavy", timestamp="ts")
     data = RawDataset("three", files, schema)
     kinds = {"age": {"encoding": "quantile"}, "user": {"encoding": "hash", "hash_size": 50}}
     kinds["shop"] = {"encoding": "dynamic"}
@@ -136,7 +138,8 @@ def test_workers_that_die_again_and_again_are_an_error_that_names_the_rows(
     data = raw(write(tmp_path / "raw"), split=RandomSplit())
     rule = Fatal(2500, 9, tmp_path)
     monkeypatch.setattr("recsys.data.passes.assign", lambda source, split: rule)
-    with pytest.raises(WorkerError, match=r"part-2\.parquet row groups 0 to 1.*died 1 times"):
+    where = r"part-1\.parquet row group 3 to .*part-2\.parquet row group 0: its worker died 1 times"
+    with pytest.raises(WorkerError, match=where):
         prepare(data, ON_RAY, tmp_path / "ray")
     assert [p for p in (tmp_path / "ray").iterdir() if not p.name.endswith(".lock")] == []
 
