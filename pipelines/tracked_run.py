@@ -296,4 +296,5 @@ def loggable(cfg: DictConfig) -> dict[str, Any]:
     values = config.plain(cfg)
     for key in (*config.NOT_IDENTITY, "experiment"):
         values.pop(key, None)
+    config.drop_unread(values)
     return {key: value for key, value in values.items() if value is not None}

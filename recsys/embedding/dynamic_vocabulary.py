@@ -125,6 +125,7 @@ class DynamicVocabularies(nn.Module):
         """Those that a schema asks for; their seed is that of torch's global generator."""
         owners = [f.name for f in schema if f.encoding is Encoding.DYNAMIC and f.shares is None]
         coded = [field.name for field in schema.coded]
+        seed = torch.initial_seed()  # unsigned; tensors know signed integers
         return cls(
             [
                 DynamicVocabulary(
@@ -132,20 +133,18 @@ class DynamicVocabularies(nn.Module):
                     IdMap(options.capacity_of(name), options.min_count, options.evict),
                     [coded.index(name)] if name in coded else [],
                     [f.name for f in schema.ragged if name in (f.name, f.shares)],
-                    torch.initial_seed() - 2**63 if torch.initial_seed() >= 2**63
-                    else torch.initial_seed(),
+                    seed - 2**64 if seed >= 2**63 else seed,
                     options.init_std,
                 )
                 for name in owners
             ]
-        )  # fmt: skip
+        )
 
     def forward(self, batch: Batch) -> Batch:
         """The batch in codes of the tables; the one that was admitted last is not read again."""
         if self._admitted is not None and self._admitted[0] is batch:
             return self._admitted[1]
-        ids, ragged = batch.ids.long(), dict(batch.ragged)
-        ids = ids.clone() if ids is batch.ids else ids
+        ids, ragged = batch.ids.to(torch.int64, copy=True), dict(batch.ragged)
         for table in self:
             for column in table.columns:
                 ids[:, column] = table.read(batch.ids[:, column])
@@ -190,6 +189,7 @@ class DynamicVocabularies(nn.Module):
 
     def freeze(self) -> None:
         """Write all maps down as they are now, for programs that torch exports."""
+        self._admitted = None
         for table in self:
             table.freeze()
 
