@@ -24,7 +24,7 @@ ONLY_IN = {
     "fbgemm_gpu": ["embedding", "environment.py"],
     "faiss": ["retrieval"],
     "optuna": ["tuning"],
-    "ray": ["data"],
+    "ray": ["ray_cluster.py"],
 }
 
 

@@ -14,14 +14,11 @@ its own, and counts only once the task has ended. The folder must be one that al
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import os
 import shutil
-import socket
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +40,7 @@ from recsys.data.readers import Span
 from recsys.data.spool import Spool
 from recsys.data.store import Store
 from recsys.errors import ConfigError, SchemaError, WorkerError
+from recsys.ray_cluster import check_seen, cluster, first_line
 
 SPAN_ROWS = 8_388_608
 """Rows of a task at most: what is lost with a worker."""
@@ -50,7 +48,6 @@ TASKS_PER_CPU = 4
 """Tasks that a processor gets, where there are rows enough: the last ones end close together."""
 RETRIES = 3
 """How often a span is done again after its worker died."""
-MARKER = ".seen-by-every-machine"
 TASKS = "tasks"
 """Folder of what tasks write, those that were killed included; gone at the end."""
 
@@ -87,96 +84,12 @@ def run_on_ray(work: Work, progress: Progress, address: str = "auto") -> tuple[F
         SchemaError: As of the local engine; it names the file and the row.
         WorkerError: The workers of a span died again and again.
     """
-    with cluster(address) as ray:
+    with cluster(address, "data.ray_address") as ray:
         check_seen(ray, work.folder)
         (work.folder / TASKS).mkdir()
         found = _Run(ray, work, progress).run()
         shutil.rmtree(work.folder / TASKS)
         return found
-
-
-def _ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "data.engine=ray needs Ray, which is not installed. Install it on every machine: "
-            "pip install 'recsys[ray]', or set data.engine=local."
-        ) from error
-
-
-@contextmanager
-def cluster(address: str) -> Iterator[Any]:
-    """The module `ray`, connected; a connection that is there already is used and left open."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
-    ray = _ray()
-    if ray.is_initialized():
-        yield ray
-        return
-    where = None if address == "auto" else address
-    if where not in (None, "local"):
-        _check_reachable(address)
-    try:
-        ray.init(address=where, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"data.ray_address={address}: no Ray cluster answers there ({_line(error)}). Start one "
-            "with `ray start --head`, or set data.ray_address=local."
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself asks for a minute before it gives up."""
-    host, _, port = address.rpartition(":")
-    if address.startswith("ray://") or not host or not port.isdigit():
-        raise ConfigError(
-            f"data.ray_address={address}; allowed: auto, local, or host:port of the cluster's head "
-            "(from another network, run this command by `ray job submit`)."
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ConfigError(
-            f"data.ray_address={address}: nothing answers there ({error}). Start a cluster with "
-            "`ray start --head`, or set data.ray_address=local."
-        ) from error
-
-
-def check_seen(ray: Any, folder: Path) -> None:
-    """Let every machine look for a file in the folder.
-
-    Raises:
-        ConfigError: one does not see it; the message names the machine.
-    """
-    marker, word = folder / MARKER, uuid.uuid4().hex
-    marker.write_text(word)
-    schedule = importlib.import_module("ray.util.scheduling_strategies")
-    look = ray.remote(num_cpus=0, max_retries=RETRIES)(_look)
-    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    asked = {
-        key: look.options(
-            scheduling_strategy=schedule.NodeAffinitySchedulingStrategy(key, soft=False)
-        ).remote(str(marker.absolute()))
-        for key in nodes
-    }
-    blind = [nodes[key]["NodeManagerAddress"] for key, ref in asked.items() if ray.get(ref) != word]
-    marker.unlink()
-    if blind:
-        raise ConfigError(
-            f"{folder.parent.absolute()} is not the same folder on {', '.join(blind)}: every "
-            "machine of the cluster reads and writes there. Set output_dir to one that all see."
-        )
-
-
-def _look(marker: str) -> str | None:
-    try:
-        return Path(marker).read_text()
-    except OSError:
-        return None
 
 
 # --- what a task does ---------------------------------------------------------------------------
@@ -251,9 +164,9 @@ class _Run:
             work = self.ray.put(self.work)
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"data.engine=ray cannot send these rows to other processes ({_line(error)}): they "
-                "are made in this one, as data.histories are. Write them as Parquet first, or set "
-                "data.engine=local."
+                f"data.engine=ray cannot send these rows to other processes ({first_line(error)}): "
+                "they are made in this one, as data.histories are. Write them as Parquet first, or "
+                "set data.engine=local."
             ) from error
         spooled: dict[int, Spooled] = {}
         codes: dict[int, Any] = {}  # in Ray's object store, which spills to disk
@@ -305,8 +218,8 @@ class _Run:
             raise WorkerError(f"{span.where}: {error.cause!r}") from error
         except errors.RayError as error:
             raise WorkerError(
-                f"{span.where}: its worker died {RETRIES + 1} times ({_line(error)}). Most often "
-                "memory runs out: give each worker more, or each machine fewer processors."
+                f"{span.where}: its worker died {RETRIES + 1} times ({first_line(error)}). Most "
+                "often memory runs out: give each worker more, or each machine fewer processors."
             ) from error
 
     def _join(
@@ -344,7 +257,3 @@ class _Run:
 def _without_texts(pipeline: FeaturePipeline) -> FeaturePipeline:
     """What encoding by provisional codes needs; a vocabulary may be as large as memory."""
     return FeaturePipeline(pipeline.schema, {}, pipeline.scales, pipeline.nan_as_missing)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

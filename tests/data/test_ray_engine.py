@@ -4,8 +4,6 @@ import dataclasses
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +21,6 @@ from recsys.errors import ConfigError, SchemaError, WorkerError
 from tests.data.test_prepare import FRAME, OPTIONS, contents, raw
 
 ON_RAY = dataclasses.replace(OPTIONS, engine="ray", ray_address="local")
-
-
-@pytest.fixture(scope="module")
-def two_workers() -> Iterator[object]:
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'recsys[ray]'")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
-        log_to_driver=False, logging_level="ERROR",
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -152,23 +138,6 @@ def test_a_bad_value_names_its_file_and_row_and_leaves_nothing(
     with pytest.raises(SchemaError, match=r'label "click" is 7 in .*part-1\.parquet row 234'):
         prepare(data, ON_RAY, tmp_path / "ray")
     assert [p for p in (tmp_path / "ray").iterdir() if not p.name.endswith(".lock")] == []
-
-
-def test_a_folder_that_a_machine_does_not_see_is_refused(
-    two_workers: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_engine, "_look", lambda marker: None)
-    with pytest.raises(ConfigError, match=r"ray is not the same folder on \d.*output_dir"):
-        prepare(raw(), ON_RAY, tmp_path / "ray")
-
-
-def test_no_cluster_is_an_error_within_seconds(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'recsys[ray]'")
-    start = time.monotonic()
-    for address in ("127.0.0.1:1", "nowhere", "ray://host:10001"):
-        with pytest.raises(ConfigError, match=rf"data\.ray_address={address}"):
-            ray_engine._check_reachable(address)
-    assert time.monotonic() - start < 30
 
 
 def test_without_ray_it_says_what_to_install(

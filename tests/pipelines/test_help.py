@@ -10,7 +10,7 @@ import pytest
 from recsys import config
 from tests.pipelines.conftest import ROOT
 
-NAMES = [*sorted(path.stem for path in config.CONFIGS.glob("*.yaml")), "doctor"]
+NAMES = [*sorted(path.stem for path in config.CONFIGS.glob("*.yaml")), "doctor", "ray_launch"]
 HEAVY = ("torch", "mlflow", "polars", "pyarrow", "pandas", "numpy", "matplotlib", "lightgbm")
 
 
