@@ -34,6 +34,7 @@ from recsys.training.loop import Trainer
 from recsys.training.optimizers import Optimizers
 from recsys.training.options import TrainerOptions
 from recsys.training.progress import EvaluationRecord, StepRecord
+from recsys.training.ranking_loop import RankingOptions
 from recsys.training.task_balance import TaskBalance
 
 VIEW_BYTES = 2**30
@@ -70,6 +71,19 @@ class TrialData:
         self._views.move_to_end(key)
         return self._views[key]
 
+    def introduce(self, data: Prepared) -> None:
+        """Show what is searched on.
+
+        Raises:
+            ConfigError: there is nothing to compare configurations by.
+        """
+        if data.val is None:
+            raise ConfigError(
+                f"{data.name} has no validation rows, by which configurations are compared. "
+                "Set data.val_fraction=0.1, or data.val_path=<file>."
+            )
+        self._console.prepared(data)
+
     def _prepared(self, node: dict[str, Any], family: str, embedding: EmbeddingOptions) -> Prepared:
         dynamic = embedding.dynamic if embedding.is_dynamic else None
         key = json.dumps([node, dynamic], sort_keys=True, default=str)
@@ -102,7 +116,7 @@ class Validations:
         trial: Told of each validation; None: nothing is stopped.
     """
 
-    options: TrainerOptions
+    options: TrainerOptions | RankingOptions
     trial: optuna.Trial | None = None
     count: int = 0
     best: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Search for the hyperparameters of a click model or a model of several labels, on validation rows.
+"""Search for the hyperparameters of any model, on validation rows or held-out pairs.
 
     python -m pipelines.tune ctr=autoint
     python -m pipelines.tune ctr=dcnv2 data=parquet data.path=clicks.parquet data.label=clicked
@@ -7,6 +7,7 @@
     python -m pipelines.tune ctr=autoint 'seed=range(3)' search.finalists=3 search.final_seeds=5
     python -m pipelines.tune ctr=autoint data=criteo data.source=<folder> search.features=rank
     python -m pipelines.tune ctr=autoint search.storage=postgresql://host/optuna
+    python -m pipelines.tune cf=ease data=gowalla search.trials=20
     python -m pipelines.train experiment=<output_dir>/best.yaml
 
 The same command goes on where it was stopped, by Ctrl-C or by a power cut, and may run several
@@ -14,8 +15,9 @@ times at once: trials are divided, a trial whose process is gone is taken over. 
 diverges, does not fit in memory or is refused by the model has failed, with its reason; the search
 goes on.
 
-What decides is trainer.monitor at its best validation, the mean over seeds where there are several.
-Test rows are never read: train the best configuration to see its test metrics.
+What decides is trainer.monitor at its best validation, the mean over seeds where there are several;
+for cf and towers, on the part val_fraction of each user's training pairs. Test rows are never read:
+train the best configuration to see its test metrics.
 
 Used most: search.trials search.minutes search.patience search.space.<key> search.features
 (all of them, with what they mean: configs/search/_common.yaml)
@@ -34,7 +36,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from recsys import config
-from recsys.errors import ConfigError
 
 
 def tune(cfg: DictConfig) -> dict[str, Any]:
@@ -44,11 +45,6 @@ def tune(cfg: DictConfig) -> dict[str, Any]:
         What `result.json` holds, and its `folder`.
     """
     family, _ = config.chosen_model(cfg)
-    if family not in ("ctr", "mtl"):
-        raise ConfigError(
-            f"pipelines.tune searches for ctr and mtl models, not {family} models. For those, try "
-            "a grid: python -m pipelines.train -m cf=lightgcn optimizer.lr=0.001,0.005."
-        )
     from pipelines.tuning_run import TuningRun
 
     return TuningRun(cfg, family).run()

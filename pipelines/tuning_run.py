@@ -5,35 +5,42 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial, TrialState
 
 import recsys
 from pipelines.boosting_run import BoostingRun
+from pipelines.ranking_run import RankingRun
+from pipelines.ranking_trial import PairsPlace, TrialPairs, check_searched, run_ranking_trial
 from pipelines.tracked_run import OUTPUTS, chosen_spec, loggable
 from pipelines.training_run import TrainingRun
 from pipelines.trial_run import TrialData, TrialPlace, refuse_ranks, run_trial
+from pipelines.tuning_result import TuningResult, mean_of, short, spread
 from recsys import config
 from recsys.data.atomic import write_text_whole
+from recsys.data.interactions import Interactions
 from recsys.data.prepare import Prepared
 from recsys.errors import ConfigError
-from recsys.experiment_file import as_experiment, write_experiment
+from recsys.models.collaborative import ClosedForm
+from recsys.models.registry import import_target
+from recsys.models.saved import ModelSpec
 from recsys.tracking.console import Console
-from recsys.tracking.figures import Subject, save_figure
+from recsys.tracking.figures import Subject
 from recsys.tracking.format import duration
 from recsys.tracking.names import experiment_name
 from recsys.tracking.run import open_tracker
 from recsys.tracking.store import resolve_uri, sqlite_path
 from recsys.tracking.tracker import Tracker
+from recsys.training.options import TrainerOptions
 from recsys.training.plateau import HIGHER_IS_BETTER
+from recsys.training.ranking_loop import RankingOptions
 from recsys.tuning import history
 from recsys.tuning import ranked_columns as ranked
 from recsys.tuning.options import RANK, SearchOptions
@@ -48,16 +55,13 @@ from recsys.tuning.study import (
     sqlite_file,
 )
 
-SHOWN = 5
-"""Best configurations in the last table."""
-
 
 class TuningRun:
     """Everything that one `python -m pipelines.tune` does.
 
     Args:
         cfg: Composed configuration.
-        family: `ctr` or `mtl`.
+        family: Chosen model family.
 
     Raises:
         ConfigError: a key of the space does not exist, or a value is out of range; nothing has been
@@ -76,11 +80,13 @@ class TuningRun:
         self.base.console = "none"
         self.cfg = cfg
         self.spec = chosen_spec(self.base, family)
-        run = (BoostingRun if self.spec.boosted else TrainingRun)(self.base, family)
-        self.trainer_options = run.trainer_options
+        self.ranks_items = family in ("cf", "towers")
+        self.trainer_options = options_of_training(self.base, family, self.spec)
         self.monitor = self.trainer_options.monitor
         self.maximize = HIGHER_IS_BETTER.get(self.monitor, True)
         self.space = check_space(parse_space(self.options.space), config.plain(self.base))
+        if self.ranks_items:
+            self.check_ranking()
         if not self.space and self.options.features is None:
             raise ConfigError(
                 "the space is empty: choose one, search=autoint, or name keys, "
@@ -88,6 +94,17 @@ class TuningRun:
             )
         if self.options.features and "data.top" in {one.key for one in self.space}:
             raise ConfigError("search.features searches data.top; take it out of search.space.")
+
+    def check_ranking(self) -> None:
+        """Raise ConfigError for what makes no sense for models of users and items."""
+        if self.options.features is not None:
+            raise ConfigError(
+                f"search.features={self.options.features} is a ranking of columns; {self.family} "
+                "models learn from pairs. Leave it out."
+            )
+        model = import_target(self.base[self.family]["_target_"])
+        fitted = isinstance(model, type) and issubclass(model, ClosedForm)
+        check_searched(self.space, self.base, self.family, fitted)
 
     def run(self) -> dict[str, Any]:
         """Prepare, search, repeat, write."""
@@ -97,15 +114,7 @@ class TuningRun:
                 f"recsys {recsys.__version__} - tuning {self.spec.class_name} - seed"
                 f"{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
             )
-            self.data = TrialData(self.console)
-            whole = self.data.of(self.base, self.family)
-            if whole.val is None:
-                raise ConfigError(
-                    f"{whole.name} has no validation rows, by which configurations are compared. "
-                    "Set data.val_fraction=0.1, or data.val_path=<file>."
-                )
-            self.console.prepared(whole)
-            self.subject = Subject(self.spec.class_name, whole.name, whole.train.num_rows)
+            whole = self.read()
             self.columns, spent = self.ranked_columns(whole)
             self.open(whole)
             if spent and "preparation" not in self.study.user_attrs:
@@ -125,9 +134,25 @@ class TuningRun:
 
     # -- before the first trial ----------------------------------------------------------------
 
-    def ranked_columns(self, data: Prepared) -> tuple[ranked.RankedColumns | None, float]:
+    def read(self) -> Prepared | Interactions:
+        """The rows or pairs on which all trials are compared."""
+        if self.ranks_items:
+            self.pairs = TrialPairs(self.console)
+            pairs = self.pairs.of(self.base, self.family)
+            self.pairs.introduce(pairs)
+            self.subject = Subject(self.spec.class_name, pairs.name, len(pairs.train))
+            return pairs
+        self.data = TrialData(self.console)
+        whole = self.data.of(self.base, self.family)
+        self.data.introduce(whole)
+        self.subject = Subject(self.spec.class_name, whole.name, whole.train.num_rows)
+        return whole
+
+    def ranked_columns(
+        self, data: Prepared | Interactions
+    ) -> tuple[ranked.RankedColumns | None, float]:
         """The columns to choose among, and the seconds that ranking them took."""
-        if self.options.features is None:
+        if self.options.features is None or isinstance(data, Interactions):
             return None, 0.0
         begin = time.monotonic()
         path = Path(self.options.features)
@@ -162,7 +187,7 @@ class TuningRun:
         self.console.note("ranking the columns by the training rows")
         rank_features(cfg)
 
-    def open(self, data: Prepared) -> None:
+    def open(self, data: Prepared | Interactions) -> None:
         """The study, its folder, and what is there of it already."""
         what: dict[str, Any] = {
             **config.plain(self.base), "seeds": self.seeds,
@@ -201,7 +226,7 @@ class TuningRun:
         return f"sqlite:///{folder / 'optuna.db'}"
 
     @contextmanager
-    def tracker(self, data: Prepared) -> Iterator[Tracker]:
+    def tracker(self, data: Prepared | Interactions) -> Iterator[Tracker]:
         """The run in MLflow whose children the trials are; every process adds to the same."""
         uri = resolve_uri(self.base.tracking.get("uri"))
         with (self.folder / ".lock").open("w") as lock:
@@ -282,14 +307,15 @@ class TuningRun:
         """One run of a configuration."""
         cfg = self.configuration(params, seed)
         name = f"trial-{number:03d}" + (f"-seed{seed}" if len(self.seeds) > 1 or not trial else "")
-        tracked = self.base.tracking.kind != "none"
-        place = TrialPlace(
-            data=self.data.of(cfg, self.family),
-            folder=self.folder / name,
-            name=name,
-            parent_run_id=self.parent.run_id if tracked else None,
-            tags={"sweep": self.study.study_name, "trial": number},
-        )
+        parent = self.parent.run_id if self.base.tracking.kind != "none" else None
+        tags = {"sweep": self.study.study_name, "trial": number}
+        folder = self.folder / name
+        if self.ranks_items:
+            pairs = self.pairs.of(cfg, self.family)
+            here = PairsPlace(data=pairs, folder=folder, name=name, parent_run_id=parent, tags=tags)
+            return run_ranking_trial(cfg, self.family, here, trial)
+        rows = self.data.of(cfg, self.family)
+        place = TrialPlace(data=rows, folder=folder, name=name, parent_run_id=parent, tags=tags)
         return run_trial(cfg, self.family, place, trial)
 
     def repeat_best(self) -> None:
@@ -343,88 +369,44 @@ class TuningRun:
         table = history.trial_table(self.study)
         if not len(table):
             return {}
-        write_text_whole(self.folder / "trials.csv", table.write_csv())
-        plots = self.folder / "plots"
-        save_figure(*history.history_plot(self.subject, table, self.monitor), plots / "history")
-        found = history.importances(self.study)
-        if found:
-            save_figure(*history.importance_plot(self.subject, found), plots / "importance")
-        keys = list(found) or [one.key for one in self.dimensions()]
-        log = [one.key for one in self.space if getattr(one.distribution, "log", False)]
-        drawn = history.slice_plot(self.subject, table, keys, self.monitor, log)
-        save_figure(*drawn, plots / "slices")
-        states = {str(k): int(v) for k, v in table["state"].value_counts().iter_rows()}
-        result: dict[str, Any] = {
-            "study": self.study.study_name, "storage": shown_storage(self.storage()),
-            "run_id": self.parent.run_id, "monitor": self.monitor, "seeds": self.seeds,
-            "trials": states, "elapsed": float(table["elapsed"].to_numpy().max()),
-            "importance": found, "output_dir": str(self.folder),
-        }  # fmt: skip
-        ranking = self.ranking()
-        if ranking:
-            result |= self.write_best(*ranking[0])
-        text = json.dumps(result, indent=1)
-        write_text_whole(self.folder / "result.json", text)
+        left = TuningResult(
+            study=self.study, folder=self.folder, subject=self.subject, monitor=self.monitor,
+            maximize=self.maximize, dimensions=self.dimensions(), seeds=tuple(self.seeds),
+            final_seeds=tuple(self.final_seeds), configuration=self.configuration,
+        )  # fmt: skip
+        about = {"storage": shown_storage(self.storage()), "run_id": self.parent.run_id}
+        result = left.write(table, about)
         if self.cfg.result_file:
-            write_text_whole(Path(self.cfg.result_file), text)
+            write_text_whole(Path(self.cfg.result_file), json.dumps(result, indent=1))
         for name in ("trials.csv", "result.json", "best.yaml"):
             if (self.folder / name).is_file():
                 self.parent.log_artifact(self.folder / name)
-        self.parent.log_artifact(plots, "plots")
+        self.parent.log_artifact(self.folder / "plots", "plots")
         if not partial:
-            self.show(ranking, states)
+            self.show(left, result["trials"])
         return {**result, "folder": str(self.folder)}
 
-    def ranking(self) -> list[tuple[FrozenTrial, list[float]]]:
-        """Trials with their values over seeds, the best mean first; finalists before others."""
-        found = []
-        for trial in best_first(self.study):
-            final = self.study.user_attrs.get(f"final-{trial.number}", {})
-            whole = {str(seed) for seed in self.final_seeds} <= final.keys()
-            values = list((final if whole else trial.user_attrs["values"]).values())
-            sign = -1 if self.maximize else 1
-            found.append((not whole, sign * mean_of(values), trial, values))
-        found.sort(key=lambda one: (one[0], one[1], one[2].number))
-        return [(trial, values) for _, _, trial, values in found]
-
-    def write_best(self, trial: FrozenTrial, values: Sequence[float]) -> dict[str, Any]:
-        """The experiment file, and the facts of the best trial."""
-        cfg = self.configuration(trial.params, self.seeds[0])
-        path = self.folder / "best.yaml"
-        write_experiment(
-            path, *as_experiment(config.plain(cfg)),
-            [
-                f"python -m pipelines.train experiment={path}",
-                f"Trial {trial.number} of study {self.study.study_name}: validation {self.monitor} "
-                f"{spread(values)}.",
-            ],
-        )  # fmt: skip
-        return {
-            "best": {
-                "trial": trial.number, "value": mean_of(values), "values": list(values),
-                "first_seed_value": trial.user_attrs["values"][str(self.seeds[0])],
-                "params": {k: decoded(v) for k, v in trial.params.items()},
-                "metrics": trial.user_attrs["metrics"],
-            },
-            "experiment": str(path),
-        }  # fmt: skip
-
-    def show(self, ranking: list[tuple[FrozenTrial, list[float]]], states: dict[str, int]) -> None:
+    def show(self, left: TuningResult, states: dict[str, int]) -> None:
         """The best configurations, and what to do with them."""
         told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        if not ranking:
+        columns, rows = left.shown()
+        if not rows:
             self.console.warn(f"no trial has a value ({told}); see {self.folder / 'trials.csv'}")
             return
-        keys = [one.key for one in self.dimensions()]
-        rows = [
-            [trial.number, spread(values), *(short(decoded(trial.params.get(k))) for k in keys)]
-            for trial, values in ranking[:SHOWN]
-        ]
-        self.console.table(f"Best of {told}", ["trial", self.monitor, *keys], rows)
+        self.console.table(f"Best of {told}", columns, rows)
         if sqlite_file(self.storage()) is None:
             self.console.note("trials of other machines that are still running are not counted")
         self.console.note(f"saved in {self.folder}   {self.parent.url}")
         self.console.note(f"next: python -m pipelines.train experiment={self.folder / 'best.yaml'}")
+
+
+def options_of_training(
+    cfg: DictConfig, family: str, spec: ModelSpec
+) -> TrainerOptions | RankingOptions:
+    """How long a trial trains; everything else of a configuration is checked with it."""
+    if family in ("cf", "towers"):
+        return RankingRun(cfg, family).options
+    return (BoostingRun if spec.boosted else TrainingRun)(cfg, family).trainer_options
 
 
 def chosen_seeds(given: Any) -> list[int]:
@@ -442,34 +424,6 @@ def chosen_seeds(given: Any) -> list[int]:
             "seed=[0,1,2]."
         )
     return seeds
-
-
-def mean_of(values: Any) -> float:
-    """Mean of numbers; None counts as absent."""
-    found = [float(one) for one in values if one is not None]
-    return float(np.mean(found)) if found else float("nan")
-
-
-def spread(values: Sequence[float]) -> str:
-    """A mean with its standard deviation over seeds.
-
-    Example:
-        >>> spread([0.5]), spread([0.4, 0.6])
-        ('0.50000', '0.50000 +- 0.14142 (n=2)')
-    """
-    if len(values) == 1:
-        return f"{values[0]:.5f}"
-    return f"{np.mean(values):.5f} +- {np.std(values, ddof=1):.5f} (n={len(values)})"
-
-
-def short(value: Any) -> str:
-    """A parameter in a line.
-
-    Example:
-        >>> short(0.00123456), short([400, 400])
-        ('0.00123', '[400, 400]')
-    """
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def shown_storage(storage: str) -> str:

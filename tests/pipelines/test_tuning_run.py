@@ -1,6 +1,5 @@
 """A search in this process: what decides, what is repeated, what is written, what is never read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from pipelines.train import train
 from pipelines.tune import tune
-from pipelines.tuning_run import TuningRun, chosen_seeds, short, spread
+from pipelines.tuning_run import TuningRun, chosen_seeds
 from recsys import config
 from recsys.data.loader import Loader
 from recsys.errors import ConfigError
@@ -258,9 +257,6 @@ def test_torchrun_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> No
         TuningRun(config.compose("tune", [*mine(small), *SPACE]), "ctr")
 
 
-def test_small_pieces() -> None:
+def test_seeds_are_one_or_several() -> None:
     assert chosen_seeds(3) == [3]
     assert chosen_seeds([2, 0]) == [2, 0]
-    assert spread([0.5, 0.7]) == "0.60000 +- 0.14142 (n=2)"
-    assert short(0.000123456) == "0.000123"
-    assert json.loads(json.dumps(short([1, 2]))) == "[1, 2]"
