@@ -3,7 +3,7 @@
 // All state lies in the caller's arrays. Entries below `capacity` have a row; those above are
 // candidates, a ring of ids that have been seen and have none yet. The index is open addressing with
 // linear probing over entries, deletions shift back. Rows are kept in one list per class, oldest use
-// first, so that the row to be given up is the head of the lowest class: nothing is ever searched.
+// first, so that the row to be given up is the head of one of 64 classes: rows are never searched.
 #include <cstdint>
 
 namespace {
@@ -13,7 +13,7 @@ constexpr int32_t NONE = -1;
 enum Progress { CLOCK, FILLED, HAND, EVICTED };
 
 struct Map {
-  int64_t capacity, entries, mask, min_count, by_count, evicts;
+  int64_t capacity, entries, mask, min_count, by_count, evicts, fades;
   int64_t *ids, *counts;        // [entries]; id 0: empty
   int64_t *last, *generations;  // [capacity]
   int64_t* progress;            // [4]
@@ -78,20 +78,32 @@ struct Map {
     last[row] = ++progress[CLOCK];
   }
 
-  // A row for a new id: an unused one, or the oldest of the lowest class that this batch does not
-  // read; NONE if there is no such row.
-  int64_t take_row(int64_t start) {
-    if (progress[FILLED] < capacity) return progress[FILLED]++;
-    if (!evicts) return NONE;
-    for (int64_t which = 0; which < 64; which++) {
+  // Of the rows that this batch does not read, the oldest of the lowest class; or, where uses fade,
+  // the one with the most time per use since the last: within a class that is its oldest.
+  int64_t victim(int64_t start) const {
+    int64_t found = NONE;
+    double most = 0, share = 1;
+    for (int64_t which = 0; which < 64; which++, share /= 2) {
       const int64_t row = heads[which];
       if (row == NONE || last[row] > start) continue;
-      unlink(row, which);
-      erase(row);
-      progress[EVICTED]++;
-      return row;
+      if (!fades) return row;
+      const double time = static_cast<double>(progress[CLOCK] - last[row]) * share;
+      if (found != NONE && time <= most) continue;
+      found = row;
+      most = time;
     }
-    return NONE;
+    return found;
+  }
+
+  // A row for a new id: an unused one, or one that is taken away; NONE if there is no such row.
+  int64_t take_row(int64_t start) {
+    if (progress[FILLED] < capacity) return progress[FILLED]++;
+    const int64_t row = evicts ? victim(start) : NONE;
+    if (row == NONE) return NONE;
+    unlink(row, class_of(counts[row]));
+    erase(row);
+    progress[EVICTED]++;
+    return row;
   }
 
   void add_candidate(int64_t id) {

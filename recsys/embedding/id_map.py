@@ -4,9 +4,10 @@
     row             one of `capacity`, given to an id once training has read it `min_count` times
     shared row      UNSEEN: of ids that have no row (yet)
     eviction        when all rows are taken, a new id gets the row of the one used longest ago
-                    (`least_recent`), or of the one used longest ago among the least frequent, by
-                    the power of two of their uses (`least_frequent`); never of one that the same
-                    batch reads
+                    (`least_recent`), of the one used longest ago among the least frequent
+                    (`least_frequent`), or of the one with the longest time since its last use for
+                    each of its uses (`fading`); never of one that the same batch reads. Uses are
+                    compared by their power of two
     candidates      ids seen fewer than `min_count` times are counted in a ring of `capacity`
                     places: who waits longer than that begins again
 
@@ -30,7 +31,9 @@ from torch import Tensor
 from recsys.data.schema import NUM_RESERVED, UNSEEN
 from recsys.native import load_kernel
 
-EVICTIONS = ("least_recent", "least_frequent", "never")
+EVICTIONS = ("fading", "least_recent", "least_frequent", "never")
+BY_COUNT = ("fading", "least_frequent")
+"""Those that ask how often an id was used."""
 _CLOCK, _FILLED, _HAND, _EVICTED = range(4)
 
 
@@ -161,7 +164,7 @@ class _Places(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_int64)
-        for name in ("capacity", "entries", "mask", "min_count", "by_count", "evicts")
+        for name in ("capacity", "entries", "mask", "min_count", "by_count", "evicts", "fades")
     ) + tuple(
         (name, ctypes.c_void_p)
         for name in (
@@ -195,7 +198,7 @@ class _NativeEngine:
         arrays = [*ids.state().values(), self._index, self._next, self._previous]
         return _Places(
             ids.capacity, len(ids.ids), len(self._index) - 1, ids.min_count,
-            ids.evict == "least_frequent", ids.evict != "never",
+            ids.evict in BY_COUNT, ids.evict != "never", ids.evict == "fading",
             *(array.data_ptr() for array in (*arrays, self._heads, self._tails)),
         )  # fmt: skip
 
@@ -276,8 +279,21 @@ class _PlainEngine:
         return torch.tensor(out, dtype=torch.int64), torch.tensor(fresh, dtype=torch.int64)
 
     def _class(self, row: int) -> OrderedDict[int, None]:
-        by_count = self._ids.evict == "least_frequent"
+        by_count = self._ids.evict in BY_COUNT
         return self._classes[int(self._ids.counts[row]).bit_length() - 1 if by_count else 0]
+
+    def _victim(self, began: int) -> int | None:
+        mine, most, found = self._ids, 0.0, None
+        for which, rows in enumerate(self._classes):
+            row = next(iter(rows), None)
+            if row is None or mine.last[row] > began:
+                continue
+            if mine.evict != "fading":
+                return row
+            time = int(mine.progress[_CLOCK] - mine.last[row]) / 2**which
+            if found is None or time > most:
+                found, most = row, time
+        return found
 
     def _stamp(self, row: int) -> None:
         self._ids.progress[_CLOCK] += 1
@@ -296,10 +312,7 @@ class _PlainEngine:
         if mine.num_rows_used < mine.capacity:
             mine.progress[_FILLED] += 1
             return mine.num_rows_used - 1
-        if mine.evict == "never":
-            return None
-        oldest = (next(iter(rows)) for rows in self._classes if rows)
-        row = next((one for one in oldest if mine.last[one] <= began), None)
+        row = None if mine.evict == "never" else self._victim(began)
         if row is not None:
             del self._class(row)[row]
             del self._entry_of[int(mine.ids[row])]

@@ -5,13 +5,15 @@
     python tests/benchmarks/bench_dynamic_vocabulary.py stream [--days 6] [--seeds 3]
     python tests/benchmarks/bench_dynamic_vocabulary.py stream --kuairand <folder>
 
-`lookup` prints ns of processor time per id of the map and of TorchRec's managed collision module; `step` a training
-step of DCNv2 with fitted and with dynamic vocabularies; `stream` the AUC on each day of an FM
-trained on the days before it: made-up days, where half of the ids are new, or KuaiRand's.
+`lookup` prints ns of processor time per id, of the map and of TorchRec's managed collision module;
+`step` a training step of DCNv2 with fitted and with dynamic vocabularies; `stream` the AUC on each
+day of an FM trained on the days before it: made-up days, where half of the ids are new, or
+KuaiRand's.
 """
 
 import argparse
 import itertools
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +85,7 @@ def lookup(options: argparse.Namespace) -> None:
         fill = [power_law(rng, 65_536, vocab) for _ in range(max(4, 4 * capacity // 65_536))]
         batches = [power_law(rng, batch, vocab) for _ in range(options.repeats)]
         print(f"\ncapacity {capacity:,}, batch {batch:,}, {text}")
-        for evict, min_count in (("least_recent", 1), ("least_frequent", 1), ("least_recent", 2)):
+        for evict, min_count in (("fading", 1), ("least_recent", 1), ("fading", 2)):
             ids = IdMap(capacity, min_count, evict)
             for one in fill:
                 ids.admit(one)
@@ -218,10 +220,12 @@ def kuairand(folder: Path) -> list[pl.DataFrame]:
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "fitted on day 0": ("fitted", {}),
     "hashed": ("hashed", {}),
-    "dynamic, least_recent": ("dynamic", {}),
+    "dynamic, fading": ("dynamic", {"evict": "fading"}),
+    "dynamic, fading, min_count 2": ("dynamic", {"evict": "fading", "min_count": 2}),
+    "dynamic, least_recent": ("dynamic", {"evict": "least_recent"}),
+    "dynamic, least_recent, min_count 2": ("dynamic", {"evict": "least_recent", "min_count": 2}),
     "dynamic, least_frequent": ("dynamic", {"evict": "least_frequent"}),
-    "dynamic, min_count 2": ("dynamic", {"min_count": 2}),
-    "dynamic, never evicts": ("dynamic", {"evict": "never"}),
+    "dynamic, never": ("dynamic", {"evict": "never"}),
 }
 
 
@@ -234,7 +238,9 @@ def stream(options: argparse.Namespace) -> None:
         options.days = len(real) - 1
         columns = (("user_id", "video_id", "author_id"), ("tab", "hour"))
         sizes = [("room for every id", 40_000), ("10,000 rows each", 10_000)]
-    for (text, capacity), (name, (kind, keys)) in itertools.product(sizes, METHODS.items()):
+    chosen = {name: one for name, one in METHODS.items() if re.search(options.methods, name)}
+    sizes = sizes[options.sizes == "small" : 1 if options.sizes == "ample" else None]
+    for (text, capacity), (name, (kind, keys)) in itertools.product(sizes, chosen.items()):
         scores = np.zeros((options.seeds, options.days))
         for seed in range(options.seeds):
             if options.kuairand is None:
@@ -259,14 +265,14 @@ def stream(options: argparse.Namespace) -> None:
                     one.train_step(batch)
         means = " ".join(f"{score:.4f}" for score in scores.mean(0))
         spread = scores.mean(1).std(ddof=1) if options.seeds > 1 else float("nan")
-        print(f"{text:>22} | {name:<24} | {means} | mean {scores.mean():.4f} +- {spread:.4f}")
+        print(f"{text:>22} | {name:<34} | {means} | mean {scores.mean():.4f} +- {spread:.4f}")
     if options.kuairand is not None:
         return
     bound = [
         auc(frame["logit"].to_numpy(), frame["click"].to_numpy())
         for frame in (day(d, options.rows, 0, options.ids) for d in range(1, options.days + 1))
     ]
-    print(f"{'':>22} | {'the true probabilities':<24} | {' '.join(f'{b:.4f}' for b in bound)}")
+    print(f"{'':>22} | {'the true probabilities':<34} | {' '.join(f'{b:.4f}' for b in bound)}")
 
 
 def main() -> None:
@@ -276,6 +282,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--kuairand", type=Path)
+    parser.add_argument("--methods", default="", help="those whose names hold this expression")
+    parser.add_argument("--sizes", choices=("ample", "small", "both"), default="both")
     parser.add_argument("--days", type=int, default=6)
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--ids", type=int, default=2000)

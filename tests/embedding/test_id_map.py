@@ -26,8 +26,14 @@ class Reference:
         return [known.get(i, UNSEEN) if i >= NUM_RESERVED else max(i, -1) % 3 for i in ids]
 
     def key(self, one: dict[str, int]) -> tuple[int, int]:
-        times = one["count"].bit_length() if self.evict == "least_frequent" else 0
-        return times, one["last"]
+        counted = self.evict in ("least_frequent", "fading")
+        return one["count"].bit_length() if counted else 0, one["last"]
+
+    def first_to_go(self, one: dict[str, int]) -> tuple[float, ...]:
+        times, last = self.key(one)
+        if self.evict != "fading":
+            return times, last
+        return -(self.clock - last) / 2.0**times, times
 
     def use(self, one: dict[str, int], began: int) -> None:
         before = self.key(one)[0]
@@ -43,7 +49,7 @@ class Reference:
         if self.evict == "never" or not allowed:
             return None
         self.evicted += 1
-        return self.rows.pop(min(allowed, key=lambda i: self.key(self.rows[i])))["row"]
+        return self.rows.pop(min(allowed, key=lambda i: self.first_to_go(self.rows[i])))["row"]
 
     def waiting(self, id_: int) -> list[int] | None:
         return next((one for one in self.ring if one is not None and one[0] == id_), None)
