@@ -2,6 +2,11 @@
 
     python -m pipelines.prepare data=parquet data.path=clicks.parquet data.label=clicked
     python -m pipelines.prepare data=criteo data.source=<folder> data.min_count=10
+    python -m pipelines.prepare data=criteo data.source=<folder> data.store=s3://bucket/prepared
+    python -m pipelines.prepare data=criteo data.source=<folder> data.engine=ray data.store=<folder>
+
+`data.engine=ray` shares the work out over the machines of a Ray cluster (`data.ray_address`), which
+all see the folder; the bytes are the same. `data.store` is where other machines find the result.
 
 Prints what every column was taken for, and where the schema lies that you may edit.
 """
@@ -27,6 +32,8 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         prepared = encode(raw, options, Path(cfg.output_dir), console.preparing)
         console.prepared(prepared)
         console.note(f"prepared in {prepared.folder}")
+        if options.store is not None:
+            console.note(f"for all machines: {options.store}/{prepared.name}-{prepared.digest}")
         console.note(f"schema, to edit and pass as data.schema: {prepared.folder}/schema.yaml")
     return {"folder": str(prepared.folder), "digest": prepared.digest}
 
