@@ -297,8 +297,11 @@ class Finish:
     """Share of the training rows without a value, by field, and by label that has gaps."""
 
     def of_other(self, codes: Mapping[str, np.ndarray]) -> Finish:
-        """The same for the provisional codes of another fitter, of which `Fitter.merge` gave the
-        tables; without the vocabularies, which it does not need."""
+        """The same for the provisional codes of another fitter.
+
+        Args:
+            codes: Tables that `Fitter.merge` gave for what that fitter had learnt.
+        """
         tables = {name: np.take(self.tables[name], found) for name, found in codes.items()}
         return dataclasses.replace(self, tables=tables)
 

@@ -6,6 +6,7 @@ Text columns whose Parquet pages are dictionary-encoded stay so: work is then pe
 from __future__ import annotations
 
 import hashlib
+import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -259,6 +260,11 @@ class _reading:  # noqa: N801 - reads as a verb at the call
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise SchemaError(
+                f"{self.name} is gone, or not on this machine ({platform.node()}). Put it where "
+                "every machine that prepares sees it under this name."
+            ) from error
         if isinstance(error, (OSError, pa.ArrowException)):
             raise SchemaError(
                 f"{self.name} is corrupted ({error}). Write it again, or remove it from data.path."

@@ -111,7 +111,7 @@ def prepare(
     if is_address(options.store):
         place = Place.of(str(options.store)) / name
     elif options.store is not None:
-        cache_dir = Path(options.store)
+        cache_dir = Path(options.store).expanduser()
     folder = Path(cache_dir) / name
     with _only_one(folder):
         here = not options.rebuild and (folder / "prepared.json").exists()

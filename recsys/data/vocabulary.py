@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -108,6 +109,9 @@ class Vocabulary:
         self.texts = texts
         self.counts = counts
         self._index: NativeIndex | EnumIndex | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_index": None}  # made anew where it is needed
 
     def __len__(self) -> int:
         return len(self.texts)

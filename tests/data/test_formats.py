@@ -68,3 +68,26 @@ def test_a_file_damaged_inside_is_named_when_read(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(SchemaError, match=r"t\.parquet is corrupted"):
         list(Source.open(path).batches())
+
+
+def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
+    path = write(FRAME, tmp_path / "t.parquet")
+    source = Source.open(path)
+    path.unlink()
+    with pytest.raises(SchemaError, match=r"t\.parquet is gone, or not on this machine"):
+        list(source.batches())
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "frame"])
+def test_reads_cover_the_rows_and_give_the_chunks_of_the_whole(tmp_path: Path, ending: str) -> None:
+    frame = pl.DataFrame({"i": range(1000)})
+    source = Source.from_frame(frame)
+    if ending != "frame":
+        source = Source.open(write(frame, tmp_path / f"t.{ending}", row_group=70))
+    whole = [(chunk.start, chunk.first_row, chunk.num_rows) for chunk in source.chunks(None, 150)]
+    spans = source.spans(300, 150)
+    assert [span.start for span in spans] == list(np.cumsum([0, *(s.num_rows for s in spans)]))[:-1]
+    parts = [chunk for span in spans for chunk in source.chunks(None, 9, span)]
+    assert [(chunk.start, chunk.first_row, chunk.num_rows) for chunk in parts] == whole
+    values = [value for chunk in parts for value in chunk.column("i").to_pylist()]
+    assert values == list(range(1000))

@@ -133,3 +133,22 @@ def test_scale_survives_json() -> None:
 
     scale = Scale(Encoding.QUANTILE, 1 / 3, 2.0, -1.0, 5.0, (0.1, 1e300))
     assert Scale.from_dict(json.loads(json.dumps(dataclasses.asdict(scale)))) == scale
+
+
+def test_moments_and_samples_of_parts_add_up_in_any_order() -> None:
+    rng = np.random.default_rng(4)
+    x = rng.lognormal(size=3000)
+    whole, sample = Moments(Encoding.STANDARD), RowSample(1, limit=500)
+    for chunk, start in enumerate(range(0, 3000, 500)):
+        whole.add(chunk, x[start : start + 500])
+        sample.add(np.arange(start, start + 500), [x[start : start + 500]])
+    merged, together = Moments(Encoding.STANDARD), RowSample(1, limit=500)
+    for start in (1500, 0):
+        part, some = Moments(Encoding.STANDARD), RowSample(1, limit=500)
+        for chunk, first in enumerate(range(start, start + 1500, 500)):
+            part.add(chunk, x[first : first + 500])
+            some.add(np.arange(first, first + 500), [x[first : first + 500]])
+        merged.merge(part)
+        together.merge(some)
+    assert merged.scale() == whole.scale()
+    assert together.edges(0, 16) == sample.edges(0, 16)

@@ -1,5 +1,6 @@
 """The spool gives back what was written, chunk by chunk."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -43,4 +44,15 @@ def test_round_trip(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.group, other.group)
         assert one.weight is None
     spool.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_read_where_it_was_not_written(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.write(chunk(50, 0))
+    spool.close()
+    other = pickle.loads(pickle.dumps(spool))
+    found = list(other.read())
+    np.testing.assert_array_equal(found[0].fields["x"], chunk(50, 0).fields["x"])
+    other.remove()
     assert list(tmp_path.iterdir()) == []

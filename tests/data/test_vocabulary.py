@@ -1,6 +1,7 @@
 """Vocabularies: order of codes, limits, types, and the index that must not be forgotten."""
 
 import gc
+import pickle
 import random
 from collections import Counter
 from pathlib import Path
@@ -138,3 +139,29 @@ def test_long_columns_give_the_same_codes_as_short_ones(length: int) -> None:
         results.append(np.concatenate(parts))
     np.testing.assert_array_equal(results[0], results[1])
     assert (results[0] == MISSING).sum() == values.count(None)
+
+
+def test_what_interners_learnt_adds_up_in_any_order() -> None:
+    rng = np.random.default_rng(0)
+    values = [f"v{one}" for one in rng.integers(0, 40, 600) ** 2 // 40]
+    whole, _ = count(values)
+    parts = []
+    for start in (0, 200, 400):
+        interner = Interner()
+        codes = interner.codes(pa.array(values[start : start + 200]))
+        interner.add(codes, np.ones(200, np.int64))
+        parts.append((interner.learnt(), codes))
+    merged = Interner()
+    tables = {index: merged.merge(*parts[index][0]) for index in (2, 0, 1)}
+    vocabulary, final = merged.freeze("string", 1, None)
+    assert vocabulary.texts.to_list() == whole.texts.to_list()
+    assert vocabulary.counts.to_list() == whole.counts.to_list()
+    found = np.concatenate([final[tables[i][codes]] for i, (_, codes) in enumerate(parts)])
+    np.testing.assert_array_equal(found, whole.codes(pa.array(values)))
+
+
+def test_a_vocabulary_that_was_used_travels_to_another_process() -> None:
+    vocabulary, _ = count(["a", "b", "b"])
+    expected = vocabulary.codes(pa.array(["b", "a", "c"]))
+    again = pickle.loads(pickle.dumps(vocabulary))
+    np.testing.assert_array_equal(again.codes(pa.array(["b", "a", "c"])), expected)
