@@ -45,6 +45,8 @@ def cluster(address: str, key: str, logs: bool = False) -> Iterator[Any]:
     if where not in (None, "local"):
         _check_reachable(address, key)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    # A cluster that is begun here is for this work; else Ray gives workers the lowest priority.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         ray.init(address=where, log_to_driver=logs, logging_level="ERROR")
     except Exception as error:  # Ray raises the bare class for a node that is slow to start

@@ -13,6 +13,7 @@ ATTEMPTS = 3
 def two_workers() -> Iterator[object]:
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'recsys[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so it is spelt
     for attempt in range(ATTEMPTS):
         try:
             ray.init(

@@ -89,7 +89,6 @@ def test_two_machines_train_what_torchrun_trains(
     monkeypatch.chdir(home)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert ray_launch.main(["--machines", "2", "--restarts", "0", "trainer.batch_size=abc"]) != 0
     two = ["--machines", "2", "--restarts", "0"]
     assert ray_launch.main([*two, *keys, "output_dir=outputs/by-ray"]) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -103,3 +102,13 @@ def test_two_machines_train_what_torchrun_trains(
     )
     assert by_ray == by_torchrun
     assert by_ray["test"]["auc"] > 0.6
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_ends_all_launchers(
+    two_workers: object, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert ray_launch.main(["--machines", "2", "--restarts", "0", "trainer.batch_size=abc"]) != 0
