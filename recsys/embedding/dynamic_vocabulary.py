@@ -156,7 +156,7 @@ class DynamicVocabularies(nn.Module):
         """Give rows to the ids of a training batch that are due one.
 
         Returns:
-            Per table its name, the rows that begin [n] and their first values [n, W].
+            Per table where rows begin its name, the rows [n] and their first values [n, W].
         """
         ids, ragged, born = batch.ids.to(torch.int64, copy=True), dict(batch.ragged), []
         for table in self:
@@ -165,7 +165,8 @@ class DynamicVocabularies(nn.Module):
                 ids[:, column] = codes.pop(0)
             for name in table.lists:
                 ragged[name] = Ragged(codes.pop(0), ragged[name].offsets)
-            born.append((table.name, fresh, table.drawn(fresh, width)))
+            if len(fresh):
+                born.append((table.name, fresh, table.drawn(fresh, width)))
         self._admitted = (batch, dataclasses.replace(batch, ids=ids, ragged=ragged))
         return born
 

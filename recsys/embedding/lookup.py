@@ -204,7 +204,7 @@ class EmbeddingLookup(nn.Module):
 
         Returns:
             Storage rows that were drawn anew, for optimisers to forget what they knew of them; None
-            where vocabularies are fitted.
+            where there are none.
         """
         if self.vocabularies is None:
             return None
@@ -215,7 +215,7 @@ class EmbeddingLookup(nn.Module):
             )
             weights[rows] = vectors.to(weights)
             born.append(rows)
-        return torch.cat(born)
+        return torch.cat(born) if born else None
 
     @torch.no_grad()
     def take_vocabularies(self, other: EmbeddingLookup) -> None:

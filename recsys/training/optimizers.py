@@ -246,7 +246,7 @@ class Optimizers:
         that an Adam has counted, which are no row's own, stay counted.)"""
         states = list(self.storage.optimizer_state().values())
         for optimizer in (self.dense, self.sparse):
-            if optimizer is not None and self.table is not None and rows.numel():
+            if optimizer is not None and self.table is not None:
                 states += [s for s in optimizer.state.get(self.table, {}).values() if s.ndim]
         for state in states:
             state.index_fill_(0, rows, 0.0)

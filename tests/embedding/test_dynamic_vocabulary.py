@@ -86,6 +86,7 @@ def test_admitted_ids_read_what_codes_of_a_vocabulary_read() -> None:
 def test_reading_changes_nothing_and_unknown_ids_share_a_row() -> None:
     mine = lookup()
     mine.admit(FIRST)
+    assert mine.admit(FIRST) is None, "no row begins a second time"
     before = {name: one.clone() for name, one in mine.tables_state().items()}
     other = batch([5000, 5001], [[5002], [77]])
     found = mine.train()(other)

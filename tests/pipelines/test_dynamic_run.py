@@ -22,6 +22,8 @@ from recsys.errors import ConfigError
 from recsys.models.copies import program_scorer
 from recsys.models.saved import SavedModel
 from recsys.models.scorer import PROGRAM
+from recsys.serving.row_encoder import RowEncoder
+from recsys.serving.rows import RowReader
 from tests.pipelines.conftest import Run
 
 DYNAMIC = ["embedding.vocabulary=dynamic", "embedding.capacity={user_id: 150, item_id: 400}"]
@@ -156,6 +158,18 @@ def test_a_new_process_scores_ids_that_nobody_has_seen(run: Run, second: Path, d
     )  # fmt: skip
     scores = pq.read_table(output / "predictions.parquet")["probability"].to_numpy()
     np.testing.assert_array_equal(scores, SavedModel.load(second / "model").predict(day(2)))
+
+
+def test_rows_of_requests_get_the_codes_of_the_table(second: Path) -> None:
+    pipeline = FeaturePipeline.load(second / "model" / "pipeline")
+    rows = day(2).drop("click").head(40)
+    reader = RowReader(pipeline.schema, 1000)
+    encoded = RowEncoder(pipeline).encode(
+        [reader.read(json.dumps({"rows": rows.to_dicts()}).encode())]
+    )
+    expected = pipeline.transform(rows)
+    np.testing.assert_array_equal(encoded.ids, expected.ids)
+    np.testing.assert_array_equal(encoded.ragged["seen_items"][0], expected.ragged["seen_items"][0])
 
 
 def test_vectors_are_exported_under_their_ids(told: Run, second: Path, days: Path) -> None:
