@@ -27,6 +27,8 @@ from recsys.ray_cluster import check_seen, cluster, first_line
 
 PLACES_SECONDS = 60
 """How long the cluster is given to have the machines free."""
+MEET_SECONDS = 300
+"""How long launchers wait for the first of them: machines may be slow to start Python."""
 STOP_SECONDS = 30
 LOST = 70
 """Exit status of a launcher whose machine was lost."""
@@ -150,7 +152,6 @@ def _command(
     """What each machine runs; the first of them is where the others meet."""
     host, port = ray.get(_on(ray, places, 0, _free_endpoint).remote())
     return [
-        "-m", "torch.distributed.run",
         "--nnodes", str(machines),
         "--nproc-per-node", str(processes),
         "--max-restarts", str(restarts),
@@ -165,7 +166,7 @@ def _run(ray: Any, places: Any, command: list[str], environment: dict[str, str])
     """Start the launchers and wait; the first that fails ends the others."""
     folder = str(Path.cwd())
     waiting = [
-        _on(ray, places, index, _start).remote(command, environment, folder)
+        _on(ray, places, index, _start_torchrun).remote(index == 0, command, environment, folder)
         for index in range(places.bundle_count)
     ]
     code = 0
@@ -205,8 +206,19 @@ def _free_endpoint() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
 
+def _start_torchrun(
+    is_host: bool, command: list[str], environment: dict[str, str], folder: str
+) -> int:
+    """One launcher. It is told by address who it is and whether the others meet at it: it would
+    find out by names, which the machines of a cluster often do not know of each other."""
+    own = importlib.import_module("ray").util.get_node_ip_address()
+    meeting = f"is_host={int(is_host)},read_timeout={MEET_SECONDS}"
+    told = ["-m", "torch.distributed.run", "--local-addr", own, "--rdzv-conf", meeting]
+    return _start([*told, *command], environment, folder)
+
+
 def _start(command: list[str], environment: dict[str, str], folder: str) -> int:
-    """One launcher, on its machine: its exit status. Cancelled, it takes its processes along."""
+    """A process, until it ends: its exit status. Cancelled, it takes its own processes along."""
     everything = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(["", *sys.path])}
     process = subprocess.Popen([sys.executable, *command], cwd=folder, env=everything)
     try:
