@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from recsys.data.schema import Encoding
 from recsys.tracking.format import compact, duration, metric, shown_metrics, size
 
 if TYPE_CHECKING:
@@ -51,17 +52,16 @@ def model_table(
     name: str, lookup: EmbeddingLookup, parameters: Mapping[str, int], memory: Mapping[str, int]
 ) -> Table:
     """Where the parameters lie and what they cost."""
-    coded = {table.name: table.size for table in lookup.layout.tables}
-    codes = sum(
-        coded.get(field.name, field.size or 0) for field in lookup.schema if field.shares is None
-    )
+    owners = [field for field in lookup.schema if field.shares is None]
+    growing = [field.name for field in owners if field.encoding is Encoding.DYNAMIC]
+    codes = sum(field.size or 0 for field in owners if field.name not in growing)
     table_rows = lookup.layout.num_rows
     fewer = f" ({codes / table_rows:.0f}x fewer)" if codes >= 2 * table_rows else ""
     rows = [
         (
             "embedding",
             f"{parameters['embedding']:,}",
-            f"{table_rows:,} rows for {codes:,} codes{fewer}",
+            f"{table_rows:,} rows for {', '.join([f'{codes:,} codes{fewer}', *growing])}",
             *(size(memory[key]) for key in ("weights", "optimizer", "serving")),
         ),
         ("interaction", f"{parameters['dense']:,}", name, "", "", ""),

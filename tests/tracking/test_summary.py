@@ -67,6 +67,10 @@ def test_model(rows, note):
     what = f"{rows:,} rows for 1,200 codes{note}"
     assert table.rows[0] == ("embedding", "19,200", what, "4.0 MiB", "1.0 MiB", "4.0 MiB")
     assert table.rows[1][:3] == ("interaction", "345", "AutoInt")
+    ids = Field(name="user", kind="categorical", encoding="dynamic", size=2**63 - 1)
+    lookup.schema = Schema((*fields, ids), ("click",))
+    table = model_table("AutoInt", lookup, {"embedding": 19_200, "dense": 345}, memory)
+    assert table.rows[0][2] == f"{what}, user"
 
 
 def test_result_stands_beside_what_is_possible():
