@@ -264,7 +264,7 @@ class TrainingRun(TrackedRun):
             "fit_seconds": fit_seconds,
             "train_rows_per_second": trainer.curve.rows_per_second,
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "notes": list(data.notes),
+            "notes": [*data.notes, *self.told_of_length(trainer)],
         }
         if data.bayes is not None:
             result["bayes"] = dict(data.bayes)
@@ -277,6 +277,20 @@ class TrainingRun(TrackedRun):
             trainer.recommender = self.whole_recommender(data, trainer)
         self.write_results(result, trainer, reports, data, tracker)
         return result
+
+    def told_of_length(self, trainer: Trainer) -> list[str]:
+        """A sentence where training ended for want of epochs and not of progress."""
+        options = self.trainer_options
+        wanted = options.patience > 0 and options.max_steps is None and self.gate is None
+        if not (wanted and trainer.curve.ends_at_its_best):
+            return []
+        note = (
+            f"{options.monitor} was still getting better in the last of {options.epochs} epochs; "
+            f"give more, trainer.epochs={2 * options.epochs}: training stops by itself, "
+            f"{options.patience} validations after the best"
+        )
+        self.console.note(f"note: {note}")
+        return [note]
 
     def begin_weights(
         self,

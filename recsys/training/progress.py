@@ -69,6 +69,11 @@ class TrainingCurve:
     def rows_per_second(self) -> float:
         return self.timed_rows / self.timed_seconds if self.timed_seconds else 0.0
 
+    @property
+    def ends_at_its_best(self) -> bool:
+        """Whether the last of several validations was the best: more training may help."""
+        return len(self.evaluations) > 1 and bool(self.evaluations[-1]["improved"])
+
 
 @dataclass
 class LossAverage:

@@ -1,4 +1,6 @@
-"""What a run decides before it trains."""
+"""What a run decides before it trains, and what it says at the end."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch
 from pipelines.training_run import TrainingRun, among, choose_device
 from recsys import config
 from recsys.errors import ConfigError
+from tests.pipelines.conftest import mine
 
 
 def test_device_by_name() -> None:
@@ -87,3 +90,20 @@ def test_where_tables_lie_is_no_part_of_what_a_run_is() -> None:
 def test_processes_are_named_shortly() -> None:
     assert among([3, 1, 2, 0]) == "0-3"
     assert among([0, 0, 2]) == "0, 2"
+
+
+def test_a_run_that_ends_while_it_gets_better_says_so(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = ["tracking=none", "console=none", "importance_rows=0", "trainer.epochs=3"]
+    keys += ["optimizer.lr=1e-4", "data.min_count=1"]
+
+    def notes(*more: str) -> list[str]:
+        cfg = config.compose("train", [*mine(clicks), *keys, *more])
+        result = TrainingRun(cfg, "ctr").run()
+        return [note for note in result["notes"] if "still getting better" in note]
+
+    assert "trainer.epochs=6" in notes()[0]
+    assert not notes("trainer.patience=0")  # the length is meant
+    assert not notes("optimizer.lr=0.1", "trainer.epochs=12", "trainer.patience=1")
