@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from pathlib import Path
 
 from recsys.errors import ConfigError
-from recsys.tracking.store import check_store, resolve_uri, shown
+from recsys.tracking.store import open_client, shown
 
 
 def find_model(run: str, uri: str | None = None) -> Path:
@@ -31,18 +33,16 @@ def find_model(run: str, uri: str | None = None) -> Path:
             f"run={run} is a folder without a model; its training has not finished. Continue it "
             "with trainer.resume=auto, or name another run."
         )
-    uri = resolve_uri(uri)
-    check_store(uri)
+    client, store = open_client(uri)
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    client = mlflow.MlflowClient(tracking_uri=uri)
     try:
         found = client.get_run(run)
     except MlflowException as error:
         raise ConfigError(
-            f"run={run}: neither a folder nor a run in {shown(uri)}. Take the id from result.json "
-            "or from mlflow ui, or give the run's output folder."
+            f"run={run}: neither a folder nor a run in {shown(store)}. Take the id from "
+            "result.json or from mlflow ui, or give the run's output folder."
         ) from error
     folder = Path(found.data.tags.get("output_dir", "")) / "model"
     if (folder / "model.json").is_file():
@@ -55,7 +55,8 @@ def find_model(run: str, uri: str | None = None) -> Path:
             f"run={run} ({found.info.status.lower()}) has no model; only finished runs have one."
         )
     target = tempfile.mkdtemp(prefix="recsys-model-")
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
     fetched = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"models:/{models[0].model_id}", dst_path=target, tracking_uri=uri
+        artifact_uri=f"models:/{models[0].model_id}", dst_path=target, tracking_uri=store
     )
     return Path(fetched) / "artifacts" / "model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from recsys.errors import ConfigError
-from recsys.tracking.store import check_store, resolve_uri, shown
+from recsys.tracking.store import open_client, shown
 
 SCHEME = "models:/"
 
@@ -29,12 +29,9 @@ def resolve_alias(run: str, uri: str | None = None) -> str:
             f"run={run} cannot be read; write models:/<name>@<alias> or models:/<name>/<version>."
         )
     name, alias, version = found.groups()
-    uri = resolve_uri(uri)
-    check_store(uri)
-    import mlflow
+    client, store = open_client(uri)
     from mlflow.exceptions import MlflowException
 
-    client = mlflow.MlflowClient(tracking_uri=uri)
     try:
         if alias is None:
             model = client.get_model_version(name, version)
@@ -42,7 +39,7 @@ def resolve_alias(run: str, uri: str | None = None) -> str:
             model = client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
         raise ConfigError(
-            f"run={run}: {shown(uri)} has no such model: {error.message}. Register a run's model "
+            f"run={run}: {shown(store)} has no such model: {error.message}. Register a run's model "
             "and give it the alias in mlflow ui, or name a run."
         ) from error
     if not model.run_id:

@@ -12,7 +12,7 @@ from typing import Any
 from recsys.comparison.records import RunRecord, compared_params, record_of
 from recsys.errors import ConfigError, did_you_mean
 from recsys.tracking.names import experiment_name
-from recsys.tracking.store import check_store, resolve_uri, shown, sqlite_path
+from recsys.tracking.store import open_client, resolve_uri, shown, sqlite_path
 
 _PAGE = 500
 
@@ -127,10 +127,7 @@ def _client(configured: str | None) -> tuple[Any, str]:
             f"there is no store {database} yet, so no run to compare. Train first (python -m "
             "pipelines.train ctr=autoint), or point tracking.uri at your store."
         )
-    check_store(uri)
-    import mlflow
-
-    return mlflow.MlflowClient(tracking_uri=uri), uri
+    return open_client(uri)
 
 
 def _search(client: Any, experiment_ids: Sequence[str]) -> list[Any]:

@@ -13,6 +13,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from recsys.errors import ConfigError
@@ -134,3 +135,19 @@ def _check_server(uri: str, timeout_s: float) -> None:
         # A certificate this probe does not trust still proves that a server is there.
         if "CERTIFICATE" not in str(reason).upper():
             raise unusable(uri, f"the server does not answer ({reason})") from error
+
+
+def open_client(configured: str | None) -> tuple[Any, str]:
+    """A client of the store, and the store's address.
+
+    Args:
+        configured: Configured store; `MLFLOW_TRACKING_URI` wins, None is `outputs/mlflow.db`.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
+    uri = resolve_uri(configured)
+    check_store(uri)
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=uri), uri

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recsys.data.schema import Encoding
 from recsys.tracking.format import compact, duration, metric, shown_metrics, size
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def model_table(
 ) -> Table:
     """Where the parameters lie and what they cost."""
     owners = [field for field in lookup.schema if field.shares is None]
-    growing = [field.name for field in owners if field.encoding is Encoding.DYNAMIC]
+    growing = [field.name for field in owners if field.encoding == "dynamic"]
     codes = sum(field.size or 0 for field in owners if field.name not in growing)
     table_rows = lookup.layout.num_rows
     fewer = f" ({codes / table_rows:.0f}x fewer)" if codes >= 2 * table_rows else ""

@@ -118,7 +118,7 @@ def test_the_console_tells_the_story(run: Run, keys: list[str], home: Path) -> N
     ("arguments", "message"),
     [
         ([], "choose exactly one model"),
-        (["cf=lightgcn"], "pipelines.train -m cf=lightgcn"),
+        (["cf=lightgcn"], "has no user-item pairs"),
         (["ctr=autoint", "search.trails=3"], "Did you mean search.trials?"),
         (["ctr=autoint", "search=autoitn"], "Did you mean autoint?"),
         (["ctr=autoint", "search.space.ctr.num_head=[1]"], "Did you mean ctr.num_heads"),
