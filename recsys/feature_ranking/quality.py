@@ -97,6 +97,8 @@ def flags(
         found.append("counted in hash buckets: more values than the memory budget")
     if column.field.kind in (Kind.MULTIVALUED, Kind.HISTORY):
         found.append("lists: each value counts 1/length, no pairs")
+        if column.sums is not None:
+            found.append("z approximate: the null of a number takes lists as whole rows")
     return found
 
 

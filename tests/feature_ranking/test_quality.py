@@ -93,3 +93,18 @@ def test_period_drift_by_hand() -> None:
     found = period_drift(codes, np.repeat([0, 1], 100), 2)
     a, b = np.array([60.5, 40.5]) / 101, np.array([30.5, 70.5]) / 101
     assert found == pytest.approx([0.0, ((b - a) * np.log(b / a)).sum()])
+
+
+@pytest.mark.parametrize("label", ["click", "price"])
+def test_lists_against_a_number_are_said_to_be_approximate(label: str) -> None:
+    generator = np.random.default_rng(1)
+    frame = pl.DataFrame({
+        "tags": [list(generator.choice(["a", "b", "c"], 2)) for _ in range(200)],
+        "click": generator.integers(0, 2, 200),
+        "price": generator.normal(size=200),
+    })  # fmt: skip
+    raw = dataset(frame, label)
+    rows = count_rows(raw, label, rule=None)
+    column = count_column(rows, raw.schema["tags"])
+    found = flags(column, column_quality(column), Scorer(rows, 0).score(column), 0.0)
+    assert any("z approximate" in flag for flag in found) == (label == "price")
